@@ -89,8 +89,6 @@ pub enum WhiteoutForm {
     CharDevice,
     /// An empty file with `overlay.whiteout`, its directory marked `opaque=x` (Linux 6.8): where mknod is refused.
     Xattr,
-    /// Nothing on disk, only in the layer's marks: for a layer that will be folded into a directory.
-    RecordOnly,
 }
 
 /// Whether owners can be applied.

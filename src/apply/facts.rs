@@ -15,6 +15,14 @@ pub struct LayerFacts {
     pub root_opaque: bool,
     /// Something in the layer can only be settled with the layers below: it needs a fix-up in each chain.
     pub depends_on_lower: bool,
+    /// Hard links whose target the layer does not have before them.
+    pub late_links: u64,
+    /// Whiteouts written into the layer directory.
+    pub whiteouts: u64,
+    /// Opaque marks written into the layer directory.
+    pub opaques: u64,
+    /// Device nodes were skipped.
+    pub devices_skipped: bool,
     /// Metadata of the root entry, where the archive has one.
     pub root_entry: Option<RootMeta>,
     /// Owners were squashed to the caller.

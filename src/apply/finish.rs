@@ -1,0 +1,217 @@
+//! After the last entry: whiteouts, opaque marks, and the metadata of directories.
+
+use std::io::{Seek, SeekFrom};
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::policy::{Ownership, WhiteoutForm};
+use crate::root::{Dir, Kind, LinkOutcome, Meta, meta as fdmeta};
+
+use super::dirs::{DirId, ROOT};
+use super::facts::LayerFacts;
+use super::journal::{Reader, Record};
+use super::lay::{Layer, call_failed};
+use super::plan::LiteralPath;
+use super::{Warning, lay};
+
+/// Writes overlayfs's marks into a directory of one layer
+/// (<https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories>).
+pub(crate) struct Marker {
+    prefix: &'static str,
+    form: WhiteoutForm,
+    /// One inode serves all whiteouts of a layer (W22).
+    first: Option<(Dir, Vec<u8>)>,
+}
+
+impl Marker {
+    pub(crate) fn new(flavour: crate::policy::XattrFlavour, form: WhiteoutForm) -> Marker {
+        Marker { prefix: flavour.prefix(), form, first: None }
+    }
+
+    /// Makes a whiteout of `name`; `false` where the layer has something of that name.
+    pub(crate) fn whiteout(&mut self, dir: &Dir, name: &[u8]) -> Result<bool> {
+        if let Some((from, source)) = &self.first {
+            match dir.link(name, from, source)? {
+                LinkOutcome::Made => return Ok(true),
+                LinkOutcome::Taken => return Ok(false),
+                LinkOutcome::TooMany | LinkOutcome::NoTarget => {}
+            }
+        }
+        let made = match self.form {
+            WhiteoutForm::CharDevice => dir.make_node(name, Kind::CharDevice, 0, 0)?,
+            WhiteoutForm::Xattr => match dir.make_file(name, 0)? {
+                Some(fd) => {
+                    let xattr = format!("{}whiteout", self.prefix);
+                    fdmeta::set_xattr_fd(&fd, xattr.as_bytes(), b"").map_err(|e| call_failed("fsetxattr", e))?;
+                    true
+                }
+                None => false,
+            },
+        };
+        if made {
+            self.first = Some((dir.clone(), name.to_vec()));
+        }
+        Ok(made)
+    }
+
+    /// Marks a directory that holds whiteouts: overlayfs then filters them from listings even where nothing is merged.
+    pub(crate) fn holds_whiteouts(&self, dir: &Dir, opaque: bool) -> Result<()> {
+        self.set(dir, "origin", b"")?;
+        if self.form == WhiteoutForm::Xattr && !opaque {
+            self.set(dir, "opaque", b"x")?;
+        }
+        Ok(())
+    }
+
+    /// Marks a directory that hides what lower layers have in it.
+    pub(crate) fn opaque(&self, dir: &Dir) -> Result<()> {
+        self.set(dir, "opaque", b"y")
+    }
+
+    fn set(&self, dir: &Dir, mark: &str, value: &[u8]) -> Result<()> {
+        let name = format!("{}{mark}", self.prefix);
+        dir.set_xattr_self(name.as_bytes(), value).map_err(|e| {
+            let error = Error::io(format!("fsetxattr(\"{name}\")"), e.into());
+            if e == Errno::OPNOTSUPP {
+                error.with_hint("the file system cannot hold overlayfs's marks; choose another one for the store or the target")
+            } else {
+                error
+            }
+        })
+    }
+}
+
+impl Layer<'_> {
+    /// Ends the layer: marks, then directories' metadata, deepest first.
+    pub(super) fn finish(mut self, warn: &mut dyn FnMut(Warning)) -> Result<LayerFacts> {
+        let stashed = self.stashed_any();
+        self.drop_aufs()?;
+        if self.opaques + self.whiteouts > 0 {
+            self.marks()?;
+        }
+        let live = self.dirs.live();
+        let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(*id);
+        if stashed || self.facts.late_links > 0 || live.iter().any(implied) {
+            self.facts.depends_on_lower = true;
+        }
+        let marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
+        for id in live.iter().rev() {
+            self.finish_directory(*id, &marker, warn)?;
+        }
+        if self.squashed() > 0 {
+            self.facts.squashed = true;
+            warn(Warning::new(
+                "owners-squashed",
+                b"",
+                format!("{} entries belong to the caller: only one id is mapped here (R-31)", self.squashed()),
+            ));
+        }
+        let file = self.journal.finish()?;
+        drop(file);
+        Ok(self.facts)
+    }
+
+    /// Reads markers back from the journal: opaque ones first, since whiteouts below an opaque directory are not needed (W9).
+    fn marks(&mut self) -> Result<()> {
+        let mut file = self.journal.reopen()?;
+        if self.opaques > 0 {
+            file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
+            let mut reader = Reader::new(&mut file)?;
+            while let Some(record) = reader.next()? {
+                if let Record::Opaque { dir, .. } = record {
+                    self.opaque(&dir);
+                }
+            }
+        }
+        if self.whiteouts > 0 {
+            file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
+            let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
+            let mut reader = Reader::new(&mut file)?;
+            while let Some(record) = reader.next()? {
+                if let Record::Whiteout { parent, name } = record {
+                    self.whiteout(&parent, &name, &mut marker)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn opaque(&mut self, dir: &LiteralPath) {
+        match self.dirs.at(dir) {
+            Some(ROOT) => {
+                self.facts.root_opaque = true;
+                self.dirs.info_mut(ROOT).opaque = true;
+            }
+            Some(id) => self.dirs.info_mut(id).opaque = true,
+            None => self.facts.depends_on_lower = true,
+        }
+    }
+
+    fn whiteout(&mut self, parent: &LiteralPath, name: &[u8], marker: &mut Marker) -> Result<()> {
+        let Some(id) = self.dirs.at(parent) else {
+            // The directory is not this layer's: what the name means depends on the layers below.
+            self.facts.depends_on_lower = true;
+            return Ok(());
+        };
+        if let Some(child) = self.dirs.child(id, name) {
+            // The layer has a directory of that name: it replaces the lower one as a whole (W2, W4).
+            self.dirs.info_mut(child).opaque = true;
+            return Ok(());
+        }
+        if !self.dirs.merges_with_lower(id) {
+            return Ok(());
+        }
+        let dir = self.dirs.handle(id)?;
+        if marker.whiteout(&dir, name)? {
+            self.dirs.info_mut(id).whiteouts = true;
+            self.facts.whiteouts += 1;
+        }
+        Ok(())
+    }
+
+    fn finish_directory(&mut self, id: DirId, marker: &Marker, warn: &mut dyn FnMut(Warning)) -> Result<()> {
+        let dir = self.dirs.handle(id)?;
+        let info = self.dirs.info(id);
+        let (opaque, whiteouts) = (info.opaque, info.whiteouts);
+        if id == ROOT {
+            // Overlayfs does not look at the root's opaque mark: the chain leaves lower layers out instead (W8).
+            if whiteouts {
+                marker.holds_whiteouts(&dir, false)?;
+            }
+            return finish_root(&dir, self.options.ownership);
+        }
+        let node = std::mem::take(&mut self.dirs.info_mut(id).meta);
+        let path = if node.xattrs.is_empty() { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
+        if self.options.ownership == Ownership::Keep {
+            let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            if (node.meta.uid, node.meta.gid) != me {
+                fdmeta::set_owner_fd(&dir, node.meta.uid, node.meta.gid).map_err(|e| lay::owner_failed(&node.meta, e))?;
+            }
+        } else {
+            self.count_squashed(&node.meta);
+        }
+        for (name, value) in &node.xattrs {
+            let result = fdmeta::set_xattr_fd(&dir, name, value);
+            self.tolerate_xattr(result, name, value, &path, warn)?;
+        }
+        if opaque {
+            marker.opaque(&dir)?;
+            self.facts.opaques += 1;
+        }
+        if whiteouts {
+            marker.holds_whiteouts(&dir, opaque)?;
+        }
+        fdmeta::set_mode_fd(&dir, node.meta.mode).map_err(|e| call_failed("fchmod", e))?;
+        fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))
+    }
+}
+
+/// Gives the root of a layer directory the one metadata that every rootfs has: 0755, 0:0, mtime 0.
+pub(crate) fn finish_root(dir: &Dir, ownership: Ownership) -> Result<()> {
+    if ownership == Ownership::Keep {
+        fdmeta::set_owner_fd(dir, 0, 0).map_err(|e| call_failed("fchown", e))?;
+    }
+    fdmeta::set_mode_fd(dir, 0o755).map_err(|e| call_failed("fchmod", e))?;
+    fdmeta::set_times_fd(dir, &Meta::default()).map_err(|e| call_failed("futimens", e))
+}

@@ -1,0 +1,457 @@
+//! The layer's journal: what the archive asked for, in its order, kept beside the layer directory.
+//!
+//! A layer is stored without knowing the layers below it. What depends on them is settled later by replaying this
+//! file over a view of the tree below (module `fixup`), so it holds everything a replay needs and nothing of the content.
+//!
+//! Format, version 1: the line `unply journal 1\n`, then records: length (varint), then that many bytes.
+//! Numbers are LEB128 varints, signed ones zig-zag; byte strings carry their length. A file that ends inside a record is damaged.
+
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::root::{Meta, NodeMeta};
+use crate::tar::Timestamp;
+
+use super::plan::{LiteralPath, Node};
+
+const MAGIC: &[u8] = b"unply journal 1\n";
+/// No record comes near this; a larger length is damage.
+const MAX_RECORD: u64 = 16 << 20;
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// Something was asked for at `path`.
+    Make {
+        /// Literal path.
+        path: LiteralPath,
+        /// Where the layer directory has it, `None` where it could not be placed without the lower layers (late links).
+        placed: Option<LiteralPath>,
+        /// For a hard link that was placed: where in the layer directory its target was found.
+        source: Option<LiteralPath>,
+        /// What; a file's data is at `placed`.
+        node: Node,
+        /// Metadata, xattrs filtered.
+        meta: NodeMeta,
+    },
+    /// A whiteout.
+    Whiteout {
+        /// Directory.
+        parent: LiteralPath,
+        /// Hidden name.
+        name: Vec<u8>,
+    },
+    /// An opaque marker, with the mtime an implied directory would take (O4).
+    Opaque {
+        /// The directory.
+        dir: LiteralPath,
+        /// Modification time of the marker.
+        mtime: Timestamp,
+    },
+    /// What the layer directory had at this place was moved to the stash under this number, with everything below it.
+    Stashed {
+        /// Place in the layer directory.
+        placed: LiteralPath,
+        /// Number in the stash.
+        number: u64,
+    },
+}
+
+/// Writes a journal.
+pub struct Writer<W: Write> {
+    out: BufWriter<W>,
+    record: Vec<u8>,
+}
+
+fn io_failed(e: io::Error) -> Error {
+    Error::io("write to the layer's journal", e)
+}
+
+impl<W: Write> Writer<W> {
+    /// Starts a journal.
+    pub fn new(out: W) -> Result<Self> {
+        let mut out = BufWriter::with_capacity(64 << 10, out);
+        out.write_all(MAGIC).map_err(io_failed)?;
+        Ok(Writer { out, record: Vec::with_capacity(256) })
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, record: RecordRef<'_>) -> Result<()> {
+        let mut b = std::mem::take(&mut self.record);
+        b.clear();
+        match record {
+            RecordRef::Make { path, placed, source, node, meta } => {
+                b.push(0);
+                put_bytes(&mut b, path.as_bytes());
+                put_place(&mut b, placed, path);
+                put_place(&mut b, source, path);
+                put_node(&mut b, node);
+                put_meta(&mut b, meta);
+            }
+            RecordRef::Whiteout { parent, name } => {
+                b.push(1);
+                put_bytes(&mut b, parent.as_bytes());
+                put_bytes(&mut b, name);
+            }
+            RecordRef::Opaque { dir, mtime } => {
+                b.push(2);
+                put_bytes(&mut b, dir.as_bytes());
+                put_time(&mut b, mtime);
+            }
+            RecordRef::Stashed { placed, number } => {
+                b.push(3);
+                put_bytes(&mut b, placed.as_bytes());
+                put_number(&mut b, number);
+            }
+        }
+        let mut length = [0u8; 10];
+        let n = varint(b.len() as u64, &mut length);
+        let result = self.out.write_all(&length[..n]).and_then(|()| self.out.write_all(&b)).map_err(io_failed);
+        self.record = b;
+        result
+    }
+
+    /// Writes out what is buffered and returns the file.
+    pub fn finish(self) -> Result<W> {
+        self.out.into_inner().map_err(|e| io_failed(e.into_error()))
+    }
+}
+
+impl Writer<std::fs::File> {
+    /// Writes out what is buffered and returns a second descriptor of the file; nothing may be added while it is read.
+    pub fn reopen(&mut self) -> Result<std::fs::File> {
+        self.out.flush().map_err(io_failed)?;
+        self.out.get_ref().try_clone().map_err(io_failed)
+    }
+}
+
+/// A [`Record`] whose parts are borrowed.
+#[derive(Debug, Clone, Copy)]
+pub enum RecordRef<'a> {
+    /// See [`Record::Make`].
+    Make {
+        /// Literal path.
+        path: &'a LiteralPath,
+        /// Place in the layer directory.
+        placed: Option<&'a LiteralPath>,
+        /// Place of a hard link's target.
+        source: Option<&'a LiteralPath>,
+        /// What.
+        node: &'a Node,
+        /// Metadata.
+        meta: &'a NodeMeta,
+    },
+    /// See [`Record::Whiteout`].
+    Whiteout {
+        /// Directory.
+        parent: &'a LiteralPath,
+        /// Hidden name.
+        name: &'a [u8],
+    },
+    /// See [`Record::Opaque`].
+    Opaque {
+        /// The directory.
+        dir: &'a LiteralPath,
+        /// Modification time of the marker.
+        mtime: Timestamp,
+    },
+    /// See [`Record::Stashed`].
+    Stashed {
+        /// Place in the layer directory.
+        placed: &'a LiteralPath,
+        /// Number in the stash.
+        number: u64,
+    },
+}
+
+/// Reads a journal, record by record.
+pub struct Reader<R: Read> {
+    input: BufReader<R>,
+    buf: Vec<u8>,
+}
+
+impl<R: Read> Reader<R> {
+    /// Opens a journal.
+    ///
+    /// # Errors
+    /// `Unsupported` for a journal of another version.
+    pub fn new(input: R) -> Result<Self> {
+        let mut input = BufReader::with_capacity(64 << 10, input);
+        let mut magic = [0u8; MAGIC.len()];
+        input.read_exact(&mut magic).map_err(|e| Error::io("read the layer's journal", e))?;
+        if magic != MAGIC {
+            return Err(Error::new(ErrorKind::Unsupported, "the layer's journal has a version this program does not know"));
+        }
+        Ok(Reader { input, buf: Vec::new() })
+    }
+
+    /// Returns the next record, `None` at the end.
+    ///
+    /// # Errors
+    /// `Other` where the file is damaged.
+    pub fn next(&mut self) -> Result<Option<Record>> {
+        let damaged = || Error::new(ErrorKind::Other, "the layer's journal is damaged");
+        if self.input.fill_buf().map_err(|e| Error::io("read the layer's journal", e))?.is_empty() {
+            return Ok(None);
+        }
+        let mut length = 0u64;
+        for shift in (0..64).step_by(7) {
+            let mut byte = [0u8];
+            self.input.read_exact(&mut byte).map_err(|_| damaged())?;
+            length |= u64::from(byte[0] & 127) << shift;
+            if byte[0] & 128 == 0 {
+                break;
+            }
+        }
+        if length > MAX_RECORD {
+            return Err(damaged());
+        }
+        self.buf.resize(length as usize, 0);
+        self.input.read_exact(&mut self.buf).map_err(|_| damaged())?;
+        let mut cursor = Cursor(&self.buf);
+        cursor.record().map(Some).ok_or_else(damaged)
+    }
+}
+
+fn varint(mut value: u64, out: &mut [u8; 10]) -> usize {
+    for (n, byte) in out.iter_mut().enumerate() {
+        *byte = (value & 127) as u8;
+        value >>= 7;
+        if value == 0 {
+            return n + 1;
+        }
+        *byte |= 128;
+    }
+    10
+}
+
+fn put_number(b: &mut Vec<u8>, value: u64) {
+    let mut buf = [0u8; 10];
+    let n = varint(value, &mut buf);
+    b.extend_from_slice(&buf[..n]);
+}
+
+fn put_bytes(b: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(b, bytes.len() as u64);
+    b.extend_from_slice(bytes);
+}
+
+fn put_place(b: &mut Vec<u8>, place: Option<&LiteralPath>, same: &LiteralPath) {
+    match place {
+        None => b.push(0),
+        Some(p) if p == same => b.push(1),
+        Some(p) => {
+            b.push(2);
+            put_bytes(b, p.as_bytes());
+        }
+    }
+}
+
+fn put_time(b: &mut Vec<u8>, t: Timestamp) {
+    put_number(b, ((t.seconds << 1) ^ (t.seconds >> 63)) as u64);
+    put_number(b, t.nanos.into());
+}
+
+fn put_meta(b: &mut Vec<u8>, node: &NodeMeta) {
+    put_number(b, node.meta.mode.into());
+    put_number(b, node.meta.uid.into());
+    put_number(b, node.meta.gid.into());
+    put_time(b, node.meta.mtime);
+    put_time(b, node.meta.atime);
+    put_number(b, node.xattrs.len() as u64);
+    for (name, value) in &node.xattrs {
+        put_bytes(b, name);
+        put_bytes(b, value);
+    }
+}
+
+fn put_node(b: &mut Vec<u8>, node: &Node) {
+    match node {
+        Node::Directory => b.push(0),
+        // The map of a sparse file is in the file itself.
+        Node::File { size, .. } => {
+            b.push(1);
+            put_number(b, *size);
+        }
+        Node::Symlink(target) => {
+            b.push(2);
+            put_bytes(b, target);
+        }
+        Node::CharDevice(major, minor) => {
+            b.push(3);
+            put_number(b, (*major).into());
+            put_number(b, (*minor).into());
+        }
+        Node::BlockDevice(major, minor) => {
+            b.push(4);
+            put_number(b, (*major).into());
+            put_number(b, (*minor).into());
+        }
+        Node::Fifo => b.push(5),
+        Node::HardLink(target) => {
+            b.push(6);
+            put_bytes(b, target.as_bytes());
+        }
+        Node::AufsLink(name) => {
+            b.push(7);
+            put_bytes(b, name);
+        }
+    }
+}
+
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 127) << shift;
+            if byte & 128 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn number32(&mut self) -> Option<u32> {
+        self.number()?.try_into().ok()
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let n = usize::try_from(self.number()?).ok()?;
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head.to_vec())
+    }
+
+    fn path(&mut self) -> Option<LiteralPath> {
+        self.bytes().map(LiteralPath::from_clean)
+    }
+
+    fn place(&mut self, same: &LiteralPath) -> Option<Option<LiteralPath>> {
+        Some(match self.byte()? {
+            0 => None,
+            1 => Some(same.clone()),
+            2 => Some(self.path()?),
+            _ => return None,
+        })
+    }
+
+    fn time(&mut self) -> Option<Timestamp> {
+        let raw = self.number()?;
+        Some(Timestamp { seconds: (raw >> 1) as i64 ^ -((raw & 1) as i64), nanos: self.number32()? })
+    }
+
+    fn meta(&mut self) -> Option<NodeMeta> {
+        let meta = Meta {
+            mode: self.number32()?,
+            uid: self.number32()?,
+            gid: self.number32()?,
+            mtime: self.time()?,
+            atime: self.time()?,
+        };
+        let mut xattrs = Vec::new();
+        for _ in 0..self.number()? {
+            xattrs.push((self.bytes()?, self.bytes()?));
+        }
+        Some(NodeMeta { meta, xattrs })
+    }
+
+    fn node(&mut self) -> Option<Node> {
+        Some(match self.byte()? {
+            0 => Node::Directory,
+            1 => Node::File { size: self.number()?, sparse: None },
+            2 => Node::Symlink(self.bytes()?),
+            3 => Node::CharDevice(self.number32()?, self.number32()?),
+            4 => Node::BlockDevice(self.number32()?, self.number32()?),
+            5 => Node::Fifo,
+            6 => Node::HardLink(self.path()?),
+            7 => Node::AufsLink(self.bytes()?),
+            _ => return None,
+        })
+    }
+
+    fn record(&mut self) -> Option<Record> {
+        let record = match self.byte()? {
+            0 => {
+                let path = self.path()?;
+                let placed = self.place(&path)?;
+                let source = self.place(&path)?;
+                Record::Make { path, placed, source, node: self.node()?, meta: self.meta()? }
+            }
+            1 => Record::Whiteout { parent: self.path()?, name: self.bytes()? },
+            2 => Record::Opaque { dir: self.path()?, mtime: self.time()? },
+            3 => Record::Stashed { placed: self.path()?, number: self.number()? },
+            _ => return None,
+        };
+        self.0.is_empty().then_some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_a_round_trip_and_every_truncation_is_noticed() {
+        let path = |s: &str| LiteralPath::clean(s.as_bytes()).0;
+        let meta = NodeMeta {
+            meta: Meta {
+                mode: 0o4755,
+                uid: 3_000_000_000,
+                gid: 7,
+                mtime: Timestamp { seconds: -2, nanos: 500_000_000 },
+                atime: Timestamp { seconds: i64::MAX, nanos: 1 },
+            },
+            xattrs: vec![(b"user.k".to_vec(), b"\0\n=x".to_vec())],
+        };
+        let nodes = [
+            Node::Directory,
+            Node::File { size: u64::MAX, sparse: None },
+            Node::Symlink(b"../x".to_vec()),
+            Node::CharDevice(4095, 1_048_575),
+            Node::BlockDevice(8, 0),
+            Node::Fifo,
+            Node::HardLink(path("a/b")),
+            Node::AufsLink(b"1.2".to_vec()),
+        ];
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        let mut expected = Vec::new();
+        for (i, node) in nodes.into_iter().enumerate() {
+            let (p, placed) = (path("usr/lib/x"), [None, Some(path("usr/lib/x")), Some(path("lib/x"))][i % 3].clone());
+            let source = placed.clone();
+            let made =
+                RecordRef::Make { path: &p, placed: placed.as_ref(), source: source.as_ref(), node: &node, meta: &meta };
+            writer.push(made).unwrap();
+            expected.push(Record::Make { path: p, placed, source, node, meta: meta.clone() });
+        }
+        writer.push(RecordRef::Whiteout { parent: &path(""), name: b"n" }).unwrap();
+        expected.push(Record::Whiteout { parent: path(""), name: b"n".to_vec() });
+        writer.push(RecordRef::Opaque { dir: &path("d"), mtime: meta.meta.mtime }).unwrap();
+        expected.push(Record::Opaque { dir: path("d"), mtime: meta.meta.mtime });
+        writer.push(RecordRef::Stashed { placed: &path("d"), number: 300 }).unwrap();
+        expected.push(Record::Stashed { placed: path("d"), number: 300 });
+        let bytes = writer.finish().unwrap();
+        let read = |bytes: &[u8]| -> Result<Vec<Record>> {
+            let mut reader = Reader::new(bytes)?;
+            let mut out = Vec::new();
+            while let Some(record) = reader.next()? {
+                out.push(record);
+            }
+            Ok(out)
+        };
+        assert_eq!(read(&bytes).unwrap(), expected);
+        let mut whole = 0;
+        for end in 0..bytes.len() {
+            whole += usize::from(read(&bytes[..end]).is_ok());
+        }
+        assert_eq!(whole, expected.len(), "only cuts between records may pass");
+    }
+}

@@ -1,0 +1,750 @@
+//! Runs actions on the layer directory.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufRead;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, Result, escape};
+use crate::policy::Ownership;
+use crate::root::{Dir, Kind, LinkOutcome, Meta, NodeMeta, ReadLink, Stat, meta as fdmeta};
+use crate::tar::{Region, Timestamp};
+
+use super::dirs::{DirId, Dirs, ROOT};
+use super::facts::{LayerFacts, RootMeta};
+use super::journal::{RecordRef, Writer};
+use super::plan::{Action, LiteralPath, Node};
+use super::{ApplyOptions, Data, Target, Warning};
+
+/// Symlinks expanded in one walk before it is refused (S12).
+pub(crate) const MAX_SYMLINKS: usize = 40;
+/// Mode of directories while their content is written; the final one comes last (D8).
+const WORKING_MODE: u32 = 0o700;
+
+/// The layer directory while entries arrive.
+pub(super) struct Layer<'o> {
+    pub(super) options: &'o ApplyOptions,
+    pub(super) dirs: Dirs,
+    stash: Dir,
+    stashed: u64,
+    aufs: HashMap<Vec<u8>, AufsFile>,
+    pub(super) journal: Writer<File>,
+    pub(super) facts: LayerFacts,
+    pub(super) whiteouts: u64,
+    pub(super) opaques: u64,
+    last_parent: Option<(LiteralPath, DirId)>,
+    /// Owner that the kernel gives to what this process makes.
+    creator: (u32, u32),
+    umask: Option<u32>,
+    squashed: u64,
+}
+
+struct AufsFile {
+    number: u64,
+    placed: Option<LiteralPath>,
+    size: u64,
+}
+
+impl<'o> Layer<'o> {
+    pub(super) fn new(target: Target, options: &'o ApplyOptions) -> Result<Self> {
+        let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Ok(Layer {
+            options,
+            dirs: Dirs::new(target.tree),
+            stash: target.stash,
+            stashed: 0,
+            aufs: HashMap::new(),
+            journal: Writer::new(target.journal)?,
+            facts: LayerFacts::default(),
+            whiteouts: 0,
+            opaques: 0,
+            last_parent: None,
+            creator: me,
+            umask: crate::sys::umask(),
+            squashed: 0,
+        })
+    }
+
+    /// Runs one action; `data` is the entry's.
+    pub(super) fn run<R: BufRead>(
+        &mut self,
+        action: Action,
+        mtime: Timestamp,
+        name: &[u8],
+        data: &mut Data<'_, R>,
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        match action {
+            Action::Skip => Ok(()),
+            Action::Root(node) => {
+                self.facts.root_entry = Some(RootMeta {
+                    mode: node.meta.mode,
+                    uid: node.meta.uid,
+                    gid: node.meta.gid,
+                    mtime: node.meta.mtime.seconds,
+                    mtime_nanos: node.meta.mtime.nanos,
+                    xattrs: node.xattrs,
+                });
+                Ok(())
+            }
+            Action::Whiteout { parent, name } => {
+                self.whiteouts += 1;
+                self.journal.push(RecordRef::Whiteout { parent: &parent, name: &name })
+            }
+            Action::Opaque { dir } => {
+                self.opaques += 1;
+                self.journal.push(RecordRef::Opaque { dir: &dir, mtime })?;
+                self.opaque_over_own_file(&dir, mtime)
+            }
+            Action::AufsStash(name) => self.aufs_stash(name, data),
+            Action::Make { path, node, meta } => self.make(path, node, meta, name, data, warn),
+        }
+    }
+
+    fn make<R: BufRead>(
+        &mut self,
+        path: LiteralPath,
+        node: Node,
+        meta: NodeMeta,
+        name: &[u8],
+        data: &mut Data<'_, R>,
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let Some((parent_path, last)) = path.split_last() else {
+            return Err(Error::new(ErrorKind::Malformed, "changes the root (D4)"));
+        };
+        if let Node::HardLink(target) = &node {
+            return self.hard_link(&path, target, &meta, name, warn);
+        }
+        let parent = self.parent_for(&parent_path, &meta.meta)?;
+        let mut placed = self.dirs.path(parent).join(last);
+        let node = match node {
+            Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
+            other => other,
+        };
+        match &node {
+            Node::Directory => self.directory(parent, last, &meta, name, warn)?,
+            Node::File { size, sparse } => {
+                self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
+            }
+            Node::Symlink(_) | Node::CharDevice(..) | Node::BlockDevice(..) | Node::Fifo => {
+                if !self.special(parent, last, &node, &meta, name, warn)? {
+                    // Not made here, so no view of the layer may expect it.
+                    placed = LiteralPath::default();
+                }
+            }
+            Node::HardLink(_) | Node::AufsLink(_) => {}
+        }
+        if !placed.is_root() {
+            self.journal.push(RecordRef::Make {
+                path: &path,
+                placed: Some(&placed),
+                source: None,
+                node: &node,
+                meta: &meta,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Returns the directory at the literal path `path`, making what is missing (spec-notes, phase 2, *Parent*).
+    fn parent_for(&mut self, path: &LiteralPath, implied_by: &Meta) -> Result<DirId> {
+        if let Some((last, id)) = &self.last_parent
+            && last == path
+        {
+            return Ok(*id);
+        }
+        let id = match self.dirs.at(path) {
+            Some(id) => id,
+            None => self.walk(path, implied_by)?,
+        };
+        self.last_parent = Some((path.clone(), id));
+        Ok(id)
+    }
+
+    fn walk(&mut self, path: &LiteralPath, implied_by: &Meta) -> Result<DirId> {
+        let mut here = ROOT;
+        let mut links = 0;
+        // Components still to go, the next one last.
+        let mut todo: Vec<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
+        todo.reverse();
+        while let Some(component) = todo.pop() {
+            if component == b".." {
+                here = self.dirs.parent(here);
+                continue;
+            }
+            if let Some(id) = self.dirs.child(here, &component) {
+                here = id;
+                continue;
+            }
+            let dir = self.dirs.handle(here)?;
+            match dir.read_link(&component)? {
+                ReadLink::Target(target) => {
+                    links += 1;
+                    here = expand(&target, here, links, &mut todo)?;
+                    continue;
+                }
+                ReadLink::NotALink => self.displace(here, &dir, &component)?,
+                ReadLink::Nothing => {}
+            }
+            here = self.imply(here, &dir, &component, implied_by)?;
+        }
+        Ok(here)
+    }
+
+    fn imply(&mut self, parent: DirId, dir: &Dir, name: &[u8], by: &Meta) -> Result<DirId> {
+        self.make_dir_clean(dir, name)?;
+        let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: by.mtime, atime: by.mtime };
+        Ok(self.dirs.add(parent, name, false, NodeMeta { meta, xattrs: Vec::new() }))
+    }
+
+    fn make_dir_clean(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
+        if !dir.make_dir(name, WORKING_MODE)? {
+            return Err(changed_meanwhile(name));
+        }
+        self.facts.inodes += 1;
+        Ok(())
+    }
+
+    /// Walks to the directory at `path` without making anything; `None` where the way ends.
+    fn existing(&mut self, path: &LiteralPath) -> Result<Option<DirId>> {
+        if let Some(id) = self.dirs.at(path) {
+            return Ok(Some(id));
+        }
+        let mut here = ROOT;
+        let mut links = 0;
+        let mut todo: Vec<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
+        todo.reverse();
+        while let Some(component) = todo.pop() {
+            if component == b".." {
+                here = self.dirs.parent(here);
+                continue;
+            }
+            if let Some(id) = self.dirs.child(here, &component) {
+                here = id;
+                continue;
+            }
+            let ReadLink::Target(target) = self.dirs.handle(here)?.read_link(&component)? else { return Ok(None) };
+            links += 1;
+            here = expand(&target, here, links, &mut todo)?;
+        }
+        Ok(Some(here))
+    }
+
+    /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
+    fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
+        self.last_parent = None;
+        if let Some(id) = self.dirs.child(parent, name) {
+            self.dirs.forget(id);
+        }
+        if self.dirs.any_implied() {
+            self.stashed += 1;
+            let number = self.stashed;
+            dir.rename(name, &self.stash, number.to_string().as_bytes())?;
+            let placed = self.dirs.path(parent).join(name);
+            self.journal.push(RecordRef::Stashed { placed: &placed, number })
+        } else {
+            dir.remove_all(name)
+        }
+    }
+
+    fn opaque_over_own_file(&mut self, path: &LiteralPath, mtime: Timestamp) -> Result<()> {
+        let Some((parent_path, last)) = path.split_last() else { return Ok(()) };
+        let Some(parent) = self.existing(&parent_path)? else { return Ok(()) };
+        if self.dirs.child(parent, last).is_some() {
+            return Ok(());
+        }
+        let dir = self.dirs.handle(parent)?;
+        match dir.stat(last)? {
+            Some(st) if st.kind != Kind::Symlink => {
+                self.displace(parent, &dir, last)?;
+                self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn directory(
+        &mut self,
+        parent: DirId,
+        name: &[u8],
+        meta: &NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        if let Some(id) = self.dirs.child(parent, name) {
+            if self.dirs.info(id).explicit {
+                self.twice(entry, warn)?;
+            }
+            let info = self.dirs.info_mut(id);
+            info.explicit = true;
+            info.meta = meta.clone();
+            return Ok(());
+        }
+        let dir = self.dirs.handle(parent)?;
+        if !dir.make_dir(name, WORKING_MODE)? {
+            self.duplicate(parent, &dir, name, entry, warn)?;
+            self.make_dir_clean(&dir, name)?;
+        } else {
+            self.facts.inodes += 1;
+        }
+        self.dirs.add(parent, name, true, meta.clone());
+        Ok(())
+    }
+
+    fn twice(&self, entry: &[u8], warn: &mut dyn FnMut(Warning)) -> Result<()> {
+        if self.options.plan.tree.strict {
+            return Err(Error::new(ErrorKind::Malformed, "name appears twice in the layer (R-6)"));
+        }
+        warn(Warning::new("duplicate", entry, "name appears twice; the last entry wins"));
+        Ok(())
+    }
+
+    fn duplicate(
+        &mut self,
+        parent: DirId,
+        dir: &Dir,
+        name: &[u8],
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        self.twice(entry, warn)?;
+        self.displace(parent, dir, name)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one file is all of these")]
+    fn file<R: BufRead>(
+        &mut self,
+        parent: DirId,
+        name: &[u8],
+        size: u64,
+        sparse: Option<&[Region]>,
+        meta: &NodeMeta,
+        entry: &[u8],
+        data: &mut Data<'_, R>,
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let dir = self.dirs.handle(parent)?;
+        let mode = self.open_mode(&meta.meta);
+        let fd = match dir.make_file(name, mode)? {
+            Some(fd) => fd,
+            None => {
+                self.duplicate(parent, &dir, name, entry, warn)?;
+                dir.make_file(name, mode)?.ok_or_else(|| changed_meanwhile(name))?
+            }
+        };
+        self.facts.inodes += 1;
+        self.write_data(&fd, size, sparse, data)?;
+        self.finish_fd(&fd, meta, mode, entry, warn)
+    }
+
+    /// Mode for `open`: what the entry wants, unless special bits or an owner change would lose it.
+    fn open_mode(&self, meta: &Meta) -> u32 {
+        if self.owner_differs(meta) || meta.mode & 0o7000 != 0 { 0o600 } else { meta.mode }
+    }
+
+    fn owner_differs(&self, meta: &Meta) -> bool {
+        self.options.ownership == Ownership::Keep && (meta.uid, meta.gid) != self.creator
+    }
+
+    fn write_data<R: BufRead>(
+        &mut self,
+        fd: &OwnedFd,
+        size: u64,
+        sparse: Option<&[Region]>,
+        data: &mut Data<'_, R>,
+    ) -> Result<()> {
+        let whole = [Region { offset: 0, length: size }];
+        for region in sparse.unwrap_or(&whole) {
+            if sparse.is_some() && region.length > 0 {
+                rustix::fs::seek(fd, SeekFrom::Start(region.offset)).map_err(|e| call_failed("lseek", e))?;
+            }
+            let mut left = region.length;
+            while left > 0 {
+                left -= data.piece(left, |bytes| write_all(fd, bytes))?;
+            }
+            self.facts.content_bytes = self.facts.content_bytes.saturating_add(region.length);
+        }
+        if sparse.is_some() {
+            rustix::fs::ftruncate(fd, size).map_err(|e| call_failed("ftruncate", e))?;
+        }
+        Ok(())
+    }
+
+    /// Owner → xattrs → mode → times by descriptor (M1); `mode_now` is what `open` was asked for.
+    fn finish_fd(
+        &mut self,
+        fd: &OwnedFd,
+        node: &NodeMeta,
+        mode_now: u32,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let meta = &node.meta;
+        if self.owner_differs(meta) {
+            fdmeta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| owner_failed(meta, e))?;
+        } else {
+            self.count_squashed(meta);
+        }
+        for (name, value) in &node.xattrs {
+            let result = fdmeta::set_xattr_fd(fd, name, value);
+            self.tolerate_xattr(result, name, value, entry, warn)?;
+        }
+        let by_open = self.umask.is_some_and(|umask| mode_now & !umask == meta.mode);
+        if !by_open {
+            fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
+        }
+        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))
+    }
+
+    pub(super) fn count_squashed(&mut self, meta: &Meta) {
+        if self.options.ownership == Ownership::Squash && (meta.uid, meta.gid) != self.creator {
+            self.squashed += 1;
+        }
+    }
+
+    /// Tells apart xattrs that this place cannot hold, which are dropped with a warning, from real failures.
+    pub(super) fn tolerate_xattr(
+        &self,
+        result: rustix::io::Result<()>,
+        name: &[u8],
+        value: &[u8],
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let e = match result {
+            Ok(()) => return Ok(()),
+            Err(e) => e,
+        };
+        let tolerable = e == Errno::OPNOTSUPP
+            || (self.options.tolerate_xattrs && matches!(e, Errno::PERM | Errno::ACCESS | Errno::INVAL));
+        if tolerable {
+            warn(Warning::new("xattr-unsupported", entry, format!("xattr {} dropped: {e}", escape(name))));
+            return Ok(());
+        }
+        let message = format!("setxattr(\"{}\", {} bytes)", escape(name), value.len());
+        if matches!(e, Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) && value.len() > 2048 {
+            // ext4 keeps all xattrs of a file in one block and says ENOSPC: the disk is not full.
+            return Err(Error::new(ErrorKind::Unsupported, format!("{message}: the file system cannot hold an xattr of this size")));
+        }
+        Err(Error::io(message, e.into()))
+    }
+
+    /// Makes a symlink, device or pipe; `false` where it was skipped with a warning.
+    fn special(
+        &mut self,
+        parent: DirId,
+        name: &[u8],
+        node: &Node,
+        meta: &NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<bool> {
+        let dir = self.dirs.handle(parent)?;
+        let device = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..));
+        if device && self.options.skip_devices {
+            warn(Warning::new("device-skipped", entry, "device nodes cannot be made in a user namespace"));
+            // What it replaces goes all the same.
+            if dir.stat(name)?.is_some() {
+                self.duplicate(parent, &dir, name, entry, warn)?;
+            }
+            self.facts.devices_skipped = true;
+            return Ok(false);
+        }
+        let make = |dir: &Dir| match node {
+            Node::Symlink(target) => dir.make_symlink(name, target),
+            Node::CharDevice(major, minor) => {
+                dir.make_node(name, Kind::CharDevice, 0o600, rustix::fs::makedev(*major, *minor))
+            }
+            Node::BlockDevice(major, minor) => {
+                dir.make_node(name, Kind::BlockDevice, 0o600, rustix::fs::makedev(*major, *minor))
+            }
+            _ => dir.make_node(name, Kind::Fifo, 0o600, 0),
+        };
+        if !make(&dir)? {
+            self.duplicate(parent, &dir, name, entry, warn)?;
+            if !make(&dir)? {
+                return Err(changed_meanwhile(name));
+            }
+        }
+        self.facts.inodes += 1;
+        let is_link = matches!(node, Node::Symlink(_));
+        if is_link {
+            self.last_parent = None;
+        }
+        self.finish_named(&dir, name, meta, is_link, entry, warn)?;
+        Ok(true)
+    }
+
+    /// Owner → xattrs → mode → times by name, for what must not be opened.
+    fn finish_named(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        node: &NodeMeta,
+        is_link: bool,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        if self.owner_differs(&node.meta) {
+            dir.set_owner(name, node.meta.uid, node.meta.gid).map_err(|e| owner_hint(e, &node.meta))?;
+        } else {
+            self.count_squashed(&node.meta);
+        }
+        for (xattr, value) in &node.xattrs {
+            let result = dir.set_xattr(name, xattr, value);
+            self.tolerate_xattr(result, xattr, value, entry, warn)?;
+        }
+        if !is_link {
+            dir.set_mode(name, node.meta.mode)?;
+        }
+        dir.set_times(name, &node.meta)
+    }
+
+    fn hard_link(
+        &mut self,
+        path: &LiteralPath,
+        target: &LiteralPath,
+        meta: &NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let node = Node::HardLink(target.clone());
+        let Some((target_parent, target_name)) = target.split_last() else {
+            return Err(Error::new(ErrorKind::Malformed, "hard link to the root (L11)"));
+        };
+        let source = match self.existing(&target_parent)? {
+            Some(id) => {
+                let dir = self.dirs.handle(id)?;
+                dir.stat(target_name)?.map(|st| (id, dir, st))
+            }
+            None => None,
+        };
+        let Some((source_id, source_dir, st)) = source else {
+            // Perhaps a lower layer has it, perhaps it comes later: settled with the layers below.
+            self.facts.late_links += 1;
+            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+        };
+        let found = self.dirs.path(source_id).join(target_name);
+        if st.kind == Kind::Directory {
+            return Err(Error::new(ErrorKind::Malformed, format!("hard link to the directory \"{}\" (L11)", escape(target.as_bytes()))));
+        }
+        let Some((parent_path, last)) = path.split_last() else {
+            return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
+        };
+        let parent = self.parent_for(&parent_path, &meta.meta)?;
+        let dir = self.dirs.handle(parent)?;
+        let mut outcome = dir.link(last, &source_dir, target_name)?;
+        if outcome == LinkOutcome::Taken {
+            let same = dir.stat(last)?.is_some_and(|there| there.id == st.id);
+            if same {
+                outcome = LinkOutcome::Made;
+            } else {
+                if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
+                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
+                }
+                self.duplicate(parent, &dir, last, entry, warn)?;
+                outcome = dir.link(last, &source_dir, target_name)?;
+            }
+        }
+        match outcome {
+            LinkOutcome::Made => {}
+            LinkOutcome::TooMany => {
+                warn(Warning::new("too-many-links", entry, "the file system allows no more links; the file is copied (L12)"));
+                self.copy_instead(&dir, last, &source_dir, target_name, &st)?;
+            }
+            LinkOutcome::NoTarget | LinkOutcome::Taken => return Err(changed_meanwhile(last)),
+        }
+        if st.kind != Kind::Symlink {
+            self.link_metadata(&dir, last, &st, meta, entry, warn)?;
+        }
+        let placed = self.dirs.path(parent).join(last);
+        self.journal.push(RecordRef::Make { path, placed: Some(&placed), source: Some(&found), node: &node, meta })
+    }
+
+    /// Whether `id` is `above` or lies below it.
+    fn within(&self, mut id: DirId, above: DirId) -> bool {
+        loop {
+            if id == above {
+                return true;
+            }
+            if id == ROOT {
+                return false;
+            }
+            id = self.dirs.parent(id);
+        }
+    }
+
+    /// Applies a link header's metadata to the shared inode, changing only what differs, and keeping its capability.
+    fn link_metadata(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        st: &Stat,
+        node: &NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let want = &node.meta;
+        let keep = self.options.ownership == Ownership::Keep;
+        let owner = keep && (st.meta.uid, st.meta.gid) != (want.uid, want.gid);
+        if owner {
+            const CAPABILITY: &[u8] = b"security.capability";
+            let capability = if st.kind == Kind::File { dir.get_xattr(name, CAPABILITY)? } else { None };
+            dir.set_owner(name, want.uid, want.gid).map_err(|e| owner_hint(e, want))?;
+            if let Some(value) = capability {
+                let result = dir.set_xattr(name, CAPABILITY, &value);
+                self.tolerate_xattr(result, CAPABILITY, &value, entry, warn)?;
+            }
+        }
+        for (xattr, value) in &node.xattrs {
+            if xattr.starts_with(b"user.") && st.kind != Kind::File {
+                warn(Warning::new("user-xattr", entry, format!("xattr {} dropped (M18)", escape(xattr))));
+                continue;
+            }
+            let result = dir.set_xattr(name, xattr, value);
+            self.tolerate_xattr(result, xattr, value, entry, warn)?;
+        }
+        if owner || st.meta.mode != want.mode {
+            dir.set_mode(name, want.mode)?;
+        }
+        // Setting an owner, an xattr or a mode leaves mtime alone.
+        if st.meta.mtime != want.mtime || st.meta.atime != want.atime {
+            dir.set_times(name, want)?;
+        }
+        Ok(())
+    }
+
+    fn copy_instead(&mut self, dir: &Dir, name: &[u8], from: &Dir, source: &[u8], st: &Stat) -> Result<()> {
+        if st.kind != Kind::File {
+            return Err(Error::io("linkat", Errno::MLINK.into()));
+        }
+        let input = from.open_file(source)?;
+        let xattrs = crate::root::xattrs_of(&input)?;
+        let output = dir.make_file(name, 0o600)?.ok_or_else(|| changed_meanwhile(name))?;
+        self.facts.inodes += 1;
+        crate::sys::reflink_or_copy(&input, &output)?;
+        let node = NodeMeta { meta: st.meta, xattrs };
+        self.finish_fd(&output, &node, 0o600, name, &mut |_| {})
+    }
+
+    fn aufs_stash<R: BufRead>(&mut self, name: Vec<u8>, data: &mut Data<'_, R>) -> Result<()> {
+        self.stashed += 1;
+        let number = self.stashed;
+        let file = format!("a{number}");
+        let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
+        let size = data.left;
+        self.write_data(&fd, size, None, data)?;
+        if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size }) {
+            self.stash.unlink(format!("a{}", old.number).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one link is all of these")]
+    fn aufs_link(
+        &mut self,
+        path: &LiteralPath,
+        parent: DirId,
+        last: &[u8],
+        stored: &[u8],
+        meta: NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let missing = || Error::new(ErrorKind::Malformed, "hard link to an AUFS link source that is not in the layer (R-32)");
+        let (number, size, first) = {
+            let file = self.aufs.get(stored).ok_or_else(missing)?;
+            (file.number, file.size, file.placed.clone())
+        };
+        let source = format!("a{number}").into_bytes();
+        let dir = self.dirs.handle(parent)?;
+        if dir.link(last, &self.stash.clone(), &source)? == LinkOutcome::Taken {
+            self.duplicate(parent, &dir, last, entry, warn)?;
+            if dir.link(last, &self.stash.clone(), &source)? != LinkOutcome::Made {
+                return Err(changed_meanwhile(last));
+            }
+        }
+        let st = dir.stat(last)?.ok_or_else(|| changed_meanwhile(last))?;
+        self.link_metadata(&dir, last, &st, &meta, entry, warn)?;
+        let placed = self.dirs.path(parent).join(last);
+        let source = first.clone();
+        let node = match first {
+            Some(first) => Node::HardLink(first),
+            None => {
+                self.facts.inodes += 1;
+                if let Some(file) = self.aufs.get_mut(stored) {
+                    file.placed = Some(placed.clone());
+                }
+                Node::File { size, sparse: None }
+            }
+        };
+        let record =
+            RecordRef::Make { path, placed: Some(&placed), source: source.as_ref(), node: &node, meta: &meta };
+        self.journal.push(record)
+    }
+
+    /// Drops AUFS's link sources: their content is in the files that linked to them.
+    pub(super) fn drop_aufs(&mut self) -> Result<()> {
+        for file in self.aufs.values() {
+            self.stash.unlink(format!("a{}", file.number).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn squashed(&self) -> u64 {
+        self.squashed
+    }
+
+    pub(super) fn stashed_any(&self) -> bool {
+        self.stashed > self.aufs.len() as u64
+    }
+}
+
+/// Puts a symlink's target before the components still to go and returns where the walk goes on.
+fn expand(target: &[u8], here: DirId, links: usize, todo: &mut Vec<Vec<u8>>) -> Result<DirId> {
+    if links > MAX_SYMLINKS {
+        return Err(Error::new(ErrorKind::Malformed, format!("more than {MAX_SYMLINKS} symlinks on the way (S12)")));
+    }
+    for component in target.split(|&b| b == b'/').rev() {
+        if !component.is_empty() && component != b"." {
+            todo.push(component.to_vec());
+        }
+    }
+    Ok(if target.first() == Some(&b'/') { ROOT } else { here })
+}
+
+fn changed_meanwhile(name: &[u8]) -> Error {
+    Error::new(ErrorKind::Busy, format!("\"{}\" was changed by somebody else meanwhile", escape(name)))
+}
+
+pub(crate) fn call_failed(call: &str, e: Errno) -> Error {
+    Error::io(call, e.into())
+}
+
+pub(crate) fn owner_failed(meta: &Meta, e: Errno) -> Error {
+    owner_hint(call_failed("fchown", e), meta)
+}
+
+fn owner_hint(error: Error, meta: &Meta) -> Error {
+    error.with_hint(format!(
+        "owner {}:{} cannot be set here; in a user namespace map it (see /etc/subuid) or run as root",
+        meta.uid, meta.gid
+    ))
+}
+
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(0) => return Err(call_failed("write", Errno::IO)),
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(call_failed("write", e)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! The symbolic tree: lower content is loaded when looked at, changes live in memory.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::apply::{LiteralPath, Node};
+use crate::error::Result;
+use crate::merge::{ChainView, Found, ViewDir};
+use crate::root::{Dir, Kind, NodeMeta, ReadLink, Stat};
+
+/// A directory of the symbolic tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct DirId(usize);
+
+/// The root.
+pub(super) const ROOT: DirId = DirId(0);
+
+/// An inode that is not a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct InodeId(usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Child {
+    Dir(DirId),
+    Leaf(InodeId),
+}
+
+/// Where a directory's metadata comes from.
+#[derive(Debug, Clone)]
+pub(super) enum DirMeta {
+    /// Whatever the lower tree shows.
+    Lower,
+    /// This layer says.
+    Own(NodeMeta),
+}
+
+pub(super) struct DirNode {
+    pub parent: DirId,
+    pub name: Vec<u8>,
+    /// Lower content that still merges here.
+    pub view: Option<ViewDir>,
+    /// Where the metadata comes from when it is [`DirMeta::Lower`]; kept apart because clearing drops `view`.
+    pub shown: Option<ViewDir>,
+    pub meta: DirMeta,
+    /// Everything looked at or changed; `None` is a removed name.
+    pub entries: BTreeMap<Vec<u8>, Option<Child>>,
+}
+
+/// Where an inode's content is.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// In a lower layer: `name` in `dir` of layer number `layer`.
+    Lower { layer: usize, dir: Dir, name: Vec<u8>, stat: Stat },
+    /// Made by this layer.
+    Own(Node),
+}
+
+pub(super) struct Inode {
+    pub source: Source,
+    /// Metadata; `None` means what the lower layer has.
+    pub meta: Option<NodeMeta>,
+    /// Has to be written into the fix-up under all its names.
+    pub moved: bool,
+}
+
+pub(super) struct Tree {
+    pub dirs: Vec<DirNode>,
+    pub inodes: Vec<Inode>,
+    lower_inodes: HashMap<(u64, u64), InodeId>,
+}
+
+impl Tree {
+    pub(super) fn new(lower: &ChainView) -> Tree {
+        let view = lower.root();
+        let root = DirNode {
+            parent: ROOT,
+            name: Vec::new(),
+            view: view.clone(),
+            shown: view,
+            meta: DirMeta::Own(NodeMeta::default()),
+            entries: BTreeMap::new(),
+        };
+        Tree { dirs: vec![root], inodes: Vec::new(), lower_inodes: HashMap::new() }
+    }
+
+    pub(super) fn dir(&self, id: DirId) -> &DirNode {
+        &self.dirs[id.0]
+    }
+
+    pub(super) fn dir_mut(&mut self, id: DirId) -> &mut DirNode {
+        &mut self.dirs[id.0]
+    }
+
+    pub(super) fn inode(&self, id: InodeId) -> &Inode {
+        &self.inodes[id.0]
+    }
+
+    pub(super) fn inode_mut(&mut self, id: InodeId) -> &mut Inode {
+        &mut self.inodes[id.0]
+    }
+
+    /// Returns what `name` in `dir` is now, loading it from the lower tree at the first look.
+    pub(super) fn child(&mut self, dir: DirId, name: &[u8]) -> Result<Option<Child>> {
+        if let Some(known) = self.dir(dir).entries.get(name) {
+            return Ok(*known);
+        }
+        let Some(view) = &self.dir(dir).view else { return Ok(None) };
+        let child = match view.lookup(name)? {
+            None => None,
+            Some(Found::Dir(view)) => {
+                self.dirs.push(DirNode {
+                    parent: dir,
+                    name: name.to_vec(),
+                    view: Some(view.clone()),
+                    shown: Some(view),
+                    meta: DirMeta::Lower,
+                    entries: BTreeMap::new(),
+                });
+                Some(Child::Dir(DirId(self.dirs.len() - 1)))
+            }
+            Some(Found::Other { layer, dir: from, stat }) => {
+                let id = match self.lower_inodes.get(&stat.id) {
+                    Some(id) => *id,
+                    None => {
+                        let source = Source::Lower { layer, dir: from, name: name.to_vec(), stat };
+                        self.inodes.push(Inode { source, meta: None, moved: false });
+                        let id = InodeId(self.inodes.len() - 1);
+                        self.lower_inodes.insert(stat.id, id);
+                        id
+                    }
+                };
+                Some(Child::Leaf(id))
+            }
+        };
+        self.dir_mut(dir).entries.insert(name.to_vec(), child);
+        Ok(child)
+    }
+
+    /// Returns the target where `inode` is a symlink, and whether it is the lower tree's.
+    pub(super) fn symlink(&self, inode: InodeId) -> Result<Option<(Vec<u8>, bool)>> {
+        match &self.inode(inode).source {
+            Source::Own(Node::Symlink(target)) => Ok(Some((target.clone(), false))),
+            Source::Own(_) => Ok(None),
+            Source::Lower { dir, name, stat, .. } => {
+                if stat.kind != Kind::Symlink {
+                    return Ok(None);
+                }
+                match dir.read_link(name)? {
+                    ReadLink::Target(target) => Ok(Some((target, true))),
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, dir: DirId, name: &[u8]) {
+        self.dir_mut(dir).entries.insert(name.to_vec(), None);
+    }
+
+    /// Removes all children; the directory stays with its metadata.
+    pub(super) fn clear(&mut self, dir: DirId) {
+        let node = self.dir_mut(dir);
+        node.view = None;
+        node.entries.clear();
+    }
+
+    pub(super) fn make_dir(&mut self, parent: DirId, name: &[u8], meta: NodeMeta) -> DirId {
+        self.dirs.push(DirNode {
+            parent,
+            name: name.to_vec(),
+            view: None,
+            shown: None,
+            meta: DirMeta::Own(meta),
+            entries: BTreeMap::new(),
+        });
+        let id = DirId(self.dirs.len() - 1);
+        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Dir(id)));
+        id
+    }
+
+    pub(super) fn make_inode(&mut self, node: Node, meta: NodeMeta) -> InodeId {
+        self.inodes.push(Inode { source: Source::Own(node), meta: Some(meta), moved: false });
+        InodeId(self.inodes.len() - 1)
+    }
+
+    pub(super) fn put(&mut self, parent: DirId, name: &[u8], inode: InodeId) {
+        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf(inode)));
+    }
+
+    pub(super) fn path(&self, mut dir: DirId) -> LiteralPath {
+        let mut names = Vec::new();
+        while dir != ROOT {
+            names.push(&self.dir(dir).name[..]);
+            dir = self.dir(dir).parent;
+        }
+        names.reverse();
+        LiteralPath::clean(&names.join(&b'/')).0
+    }
+
+    /// Whether `dir` is `above` or lies below it.
+    pub(super) fn within(&self, mut dir: DirId, above: DirId) -> bool {
+        loop {
+            if dir == above {
+                return true;
+            }
+            if dir == ROOT {
+                return false;
+            }
+            dir = self.dir(dir).parent;
+        }
+    }
+
+    /// Returns the metadata a directory shows.
+    pub(super) fn dir_meta(&self, dir: DirId) -> Result<NodeMeta> {
+        let node = self.dir(dir);
+        match (&node.meta, &node.shown) {
+            (DirMeta::Own(meta), _) => Ok(meta.clone()),
+            (DirMeta::Lower, Some(view)) => view.meta(),
+            (DirMeta::Lower, None) => Ok(NodeMeta::default()),
+        }
+    }
+
+    /// Returns the metadata an inode shows; `marks` are left out of a lower one's xattrs.
+    pub(super) fn inode_meta(&self, id: InodeId, is_mark: &dyn Fn(&[u8]) -> bool) -> Result<NodeMeta> {
+        let inode = self.inode(id);
+        if let Some(meta) = &inode.meta {
+            return Ok(meta.clone());
+        }
+        match &inode.source {
+            Source::Lower { dir, name, stat, .. } => {
+                let mut xattrs = dir.xattrs(name)?;
+                xattrs.retain(|(xattr, _)| !is_mark(xattr));
+                Ok(NodeMeta { meta: stat.meta, xattrs })
+            }
+            Source::Own(_) => Ok(NodeMeta::default()),
+        }
+    }
+}

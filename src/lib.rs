@@ -1,1 +1,4 @@
 //! unply
+pub mod error;
+pub mod policy;
+pub mod tar;

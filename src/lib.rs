@@ -1,1 +1,5 @@
 //! unply
+pub mod error;
+pub mod mount;
+pub mod policy;
+pub mod sys;

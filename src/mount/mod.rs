@@ -10,7 +10,31 @@
 //!
 //! # What the kernel does
 //! Measured on Linux 6.18 by `tests.rs` beside this file; version numbers are in `docs/kernel-features.md`.
-//! KERNELDOC
+//! * *Lower directories.* 500 at most, empty ones counted; at least two without an upper, else `EINVAL`. One directory
+//!   twice, or one inside another, is `ELOOP`. Both are refused here first, with names.
+//! * *The option page.* `mount(2)` cuts options at one page without a word: 4,378 bytes of options become a mount without
+//!   its lowest layers or `ENOENT`. The mount API has no such limit, but one string takes at most 255 bytes; a
+//!   descriptor has no name to be too long or to be escaped, so it comes first. The same directories by
+//!   `/proc/self/fd/N` fit about 220 layers into a page.
+//! * *Escaping.* In the option page `\`, `,` and (between lower directories) `:` take a backslash. A `lowerdir+` string
+//!   takes none, an `upperdir` string is unescaped by every way in: a backslash in its path makes us name the descriptor.
+//! * *Options in a user namespace.* `userxattr` goes with `redirect_dir=nofollow` and `metacopy=off`. `redirect_dir=off`
+//!   is refused there (with or without `userxattr`) where the kernel's build follows redirects by default, and outside
+//!   it still follows them: `nofollow` is the value that means no (O3).
+//! * *`trusted.*` in a user namespace* is not readable, and overlayfs takes that for "no mark": an opaque directory shows
+//!   everything it should hide, without an error. Hence the refusal in [`MountPlan::attach`] (R5).
+//! * *Whiteouts in listings.* A character-device whiteout is left out of `getdents` of a merged directory only. In a
+//!   directory that one layer alone has, or that is opaque, the name is listed while `stat` denies it, unless the
+//!   directory carries a zero-length `overlay.origin`.
+//! * *Xattr whiteouts* are hidden from lookup in any case; from listings only where their directory carries `opaque=x`
+//!   **and**, if one layer alone has it, a zero-length `overlay.origin` as well. `opaque=x` works at a layer's root too;
+//!   a file there is listed without it. `opaque=y` at a layer's root does nothing: a plan leaves the lower layers out.
+//! * *`mount(8)`, `fsopen` and messages.* Some refusals are explained through the mount descriptor, and those stand in
+//!   the error; others only in the kernel's log, so the usual causes are looked for and given as a hint.
+//! * *`volatile`* leaves `work/work/incompat/volatile`, and the next mount of that work directory is `EINVAL`.
+//! * *`/proc/self/mountinfo`* shows `lowerdir+` layers by path, also those given as descriptors; a name given as
+//!   `/proc/self/fd/N` is shown as that. Paths are shown as they were when mounted: a layer that is renamed later keeps
+//!   its old name there.
 
 mod backend;
 mod detach;

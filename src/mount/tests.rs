@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::policy::XattrFlavour::{Trusted, User};
-use rustix::fs::{Dir, FileType, Mode, OFlags};
+use rustix::fs::{Dir, FileType, Mode};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -366,37 +366,303 @@ fn w9_a_whiteout_inside_an_opaque_directory_shows_in_listings() {
 }
 
 #[test]
-fn o6_xattr_whiteouts_need_opaque_x_on_their_directory() {
-    everywhere("o6_xattr_whiteouts_need_opaque_x_on_their_directory", |case| {
-        for dir in ["marked", "bare", "alone", "alone-origin"] {
-            if !dir.starts_with("alone") {
+fn o6_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory() {
+    everywhere("o6_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory", |case| {
+        // In `merged*` the name exists below, the directories `alone*` exist in the top layer only.
+        for dir in ["merged-x", "merged-bare", "alone-x", "alone-x-origin", "alone-origin"] {
+            if dir.starts_with("merged") {
                 case.write(&format!("low/{dir}/gone"), "low");
             }
             case.write(&format!("top/{dir}/gone"), "");
             case.mark(&format!("top/{dir}/gone"), "whiteout", b"");
-            if dir != "bare" {
+            if dir.contains("-x") {
                 case.mark(&format!("top/{dir}"), "opaque", b"x");
             }
+            if dir.contains("-origin") {
+                case.mark(&format!("top/{dir}"), "origin", b"");
+            }
         }
-        case.mark("top/alone-origin", "origin", b"");
         case.write("top/at-root", "");
         case.mark("top/at-root", "whiteout", b"");
         case.write("low/at-root", "low");
+        let dirs = ["alone-origin", "alone-x", "alone-x-origin", "merged-bare", "merged-x"];
         let plan = case.view(&["top", "low"]);
-        on_every_backend(case, &plan, |target, backend| {
-            let found: Vec<(Vec<String>, bool)> = ["marked", "bare", "alone", "alone-origin"]
-                .iter()
-                .map(|d| (raw_listing(target.join(d)), target.join(d).join("gone").exists()))
-                .collect();
-            eprintln!("{backend:?} without mark at the root: {found:?} root {:?}", raw_listing(target));
+        for root_marked in [false, true] {
+            if root_marked {
+                case.mark("top", "opaque", b"x");
+            }
+            on_every_backend(case, &plan, |target, _| {
+                let phantom: Vec<_> = dirs.iter().filter(|d| raw_listing(target.join(d)) == ["gone"]).collect();
+                assert_eq!(phantom, [&"alone-origin", &"alone-x", &"merged-bare"], "opaque=x and origin, or a phantom");
+                let root = raw_listing(target);
+                assert_eq!(root.contains(&"at-root".to_owned()), !root_marked, "a layer's root needs the mark too");
+                assert!(!target.join("merged-x/gone").exists() && !target.join("at-root").exists());
+                let shown = dirs.iter().any(|d| fs::symlink_metadata(target.join(d).join("gone")).is_ok());
+                assert_eq!(shown, false, "hidden from lookup in any case");
+            });
+        }
+    });
+}
+
+#[test]
+fn o3_redirects_in_a_layer_are_not_followed() {
+    everywhere("o3_redirects_in_a_layer_are_not_followed", |case| {
+        case.write("low/secret/key", "");
+        case.dir("top/alias");
+        case.mark("top/alias", "redirect", b"/secret");
+        on_every_backend(case, &case.view(&["top", "low"]), |target, backend| {
+            assert!(!target.join("alias/key").exists(), "{backend:?}");
         });
-        case.mark("top", "opaque", b"x");
-        on_every_backend(case, &plan, |target, backend| {
-            let found: Vec<(Vec<String>, bool)> = ["marked", "bare", "alone", "alone-origin"]
-                .iter()
-                .map(|d| (raw_listing(target.join(d)), target.join(d).join("gone").exists()))
-                .collect();
-            eprintln!("{backend:?} with mark at the root: {found:?} root {:?}", raw_listing(target));
+    });
+}
+
+#[test]
+fn r5_trusted_marks_are_refused_in_a_user_namespace() {
+    // There the kernel does not read trusted.*: an opaque directory would show what it hides.
+    everywhere("r5_trusted_marks_are_refused_in_a_user_namespace", |case| {
+        if sys::in_user_namespace() {
+            let plan = MountPlan { flavour: Trusted, ..case.view(&["a", "b"]) };
+            for err in [plan.attach(&case.dir("mnt")).unwrap_err(), plan.detached().unwrap_err()] {
+                assert_eq!(err.kind(), ErrorKind::Unsupported);
+                assert!(err.to_string().contains("trusted.overlay."), "{err}");
+            }
+        }
+    });
+}
+
+#[test]
+fn n5_a_directory_given_twice_is_refused_by_name() {
+    everywhere("n5_a_directory_given_twice_is_refused_by_name", |case| {
+        let other = case.dir("b");
+        let twice = case.view(&["a", "b", "a"]);
+        let inside = case.view(&["a/x", "a"]);
+        std::os::unix::fs::symlink(case.dir("a"), case.root.join("link")).unwrap();
+        let linked = MountPlan { lowers: vec![case.root.join("link"), other, case.dir("a")], ..case.view(&["a"]) };
+        for plan in [&twice, &inside] {
+            assert_eq!(plan.check().unwrap_err().kind(), ErrorKind::Usage);
+        }
+        assert!(linked.check().is_ok());
+        for backend in Backend::ALL {
+            let err = linked.attach_with(backend, &case.dir("mnt")).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Usage);
+            assert!(err.to_string().contains("/link") && err.to_string().contains("one directory"), "{err}");
+        }
+    });
+}
+
+#[test]
+fn plans_that_cannot_be_meant_are_refused_before_any_call() {
+    let plan = |lowers: &[&str]| MountPlan {
+        lowers: lowers.iter().map(PathBuf::from).collect(),
+        upper: None,
+        flavour: Trusted,
+        volatile: false,
+    };
+    for lowers in [&[][..], &["/a"], &["a", "/b"], &["/a", "/b\0c"], &["/a", "/a/b/c"]] {
+        assert_eq!(plan(lowers).check().unwrap_err().kind(), ErrorKind::Usage, "{lowers:?}");
+    }
+    plan(&["/a", "/ab", "/a-b"]).check().unwrap();
+    let upper = Upper { upper: "/s/x".into(), work: "/s/x/work".into() };
+    assert!(MountPlan { upper: Some(upper), ..plan(&["/a"]) }.check().is_err());
+}
+
+#[test]
+fn n4_the_text_for_mount8_is_escaped_and_mounts() {
+    everywhere("n4_the_text_for_mount8_is_escaped_and_mounts", |case| {
+        case.write("a:b,c\\d e/f", "");
+        case.write("tail\\/g", "");
+        let plan = case.view(&["a:b,c\\d e", "tail\\"]);
+        let writable = MountPlan::writable(
+            plan.lowers.clone(),
+            Upper { upper: case.dir("u,p:\\"), work: case.dir("w,k:\\") },
+            case.flavour,
+            &case.empty(),
+        );
+        let target = case.dir("mnt");
+        for plan in [&plan, &writable] {
+            let text = plan.render_mount8().unwrap();
+            assert!(text.contains(r"a\:b\,c\\d e:"), "{text}");
+            let status =
+                Command::new("mount").args(["-t", "overlay", "unply", "-o", &text]).arg(&target).status().unwrap();
+            assert!(status.success(), "{text}");
+            assert_eq!(raw_listing(&target), ["f", "g"]);
+            let mount = find_mount(&target).unwrap().unwrap();
+            assert_eq!(mount.is_read_only(), plan.upper.is_none());
+            assert_eq!(mount.lowers(), plan.lowers);
+            assert!(plan.directories().all(|d| mount.uses(d)), "{mount:?}");
+            detach(&target).unwrap();
+        }
+    });
+}
+
+#[test]
+fn rendered_text_states_every_option_and_refuses_what_it_cannot_say() {
+    let upper = Upper { upper: "/s/u".into(), work: "/s/w".into() };
+    let empty = EmptyDirs::within(Path::new("/s/empty"));
+    let mut plan = MountPlan::writable(vec!["/s/1".into(), "/s/2".into()], upper, User, &empty);
+    plan.volatile = true;
+    assert_eq!(
+        plan.render_mount8().unwrap(),
+        "lowerdir=/s/1:/s/2,upperdir=/s/u,workdir=/s/w,index=off,redirect_dir=nofollow,metacopy=off,nfs_export=off,\
+         xino=off,userxattr,volatile"
+    );
+    let view = MountPlan::view(vec!["/s/1".into()], Trusted, &empty);
+    assert_eq!(
+        serde_json::to_string(&view.render_containerd().unwrap()).unwrap(),
+        r#"{"type":"overlay","source":"overlay","options":["ro","lowerdir=/s/1:/s/empty/0","index=off","redirect_dir=nofollow","metacopy=off","nfs_export=off","xino=off"]}"#
+    );
+    let refused = |lowers: Vec<PathBuf>| MountPlan::view(lowers, Trusted, &empty).render_mount8().unwrap_err();
+    let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"/s/\xff");
+    assert!(refused(vec![PathBuf::from(<&OsStr>::from(bytes))]).to_string().contains("UTF-8"));
+    assert!(refused(vec!["/s/a\"b".into()]).to_string().contains("quote"));
+    let long = (0..500).map(|n| PathBuf::from(format!("/var/lib/store-of-layers-with-a-long-name/{n}")));
+    if rustix::param::page_size() == 4096 {
+        assert!(refused(long.collect()).to_string().contains("4095"));
+    }
+}
+
+#[test]
+fn n16_a_busy_mount_names_its_holder_and_lazy_detaches_it() {
+    everywhere("n16_a_busy_mount_names_its_holder_and_lazy_detaches_it", |case| {
+        case.write("a/f", "");
+        let target = case.dir("mnt");
+        let attached = case.view(&["a"]).attach(&target).unwrap();
+        let open = fs::File::open(target.join("f")).unwrap();
+        let err = detach(&target).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Busy);
+        assert!(err.to_string().contains(&format!("process {} (", std::process::id())), "{err}");
+        // Released while the call waits.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                drop(open);
+            });
+            attached.detach().unwrap();
         });
+        case.view(&["a"]).attach(&target).unwrap();
+        let open = fs::File::open(target.join("f")).unwrap();
+        detach_lazy(&target).unwrap();
+        assert_eq!(find_mount(&target).unwrap(), None);
+        drop(open);
+        assert_eq!(detach(&target).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(detach(Path::new("/proc")).unwrap_err().kind(), ErrorKind::Usage, "not ours to unmount");
+    });
+}
+
+#[test]
+fn a_detached_mount_is_nowhere_until_it_is_moved() {
+    everywhere("a_detached_mount_is_nowhere_until_it_is_moved", |case| {
+        case.write("a/f", "x");
+        let before = overlay_mounts().unwrap();
+        let mount = case.view(&["a"]).detached().unwrap();
+        assert_eq!(overlay_mounts().unwrap(), before);
+        rustix::fs::statat(&mount, "f", rustix::fs::AtFlags::empty()).unwrap();
+        let target = case.dir("mnt");
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&mount, "", rustix::fs::CWD, &target, flags).unwrap();
+        assert_eq!(raw_listing(&target), ["f"]);
+        assert_eq!(overlays_using(&case.root.join("a")).unwrap().len(), 1);
+        assert_eq!(overlays_using(&case.root.join("b")).unwrap().len(), 0);
+        drop(mount);
+        detach(&target).unwrap();
+    });
+}
+
+#[test]
+fn n8_n9_a_refused_upper_says_why() {
+    everywhere("n8_n9_a_refused_upper_says_why", |case| {
+        let target = case.dir("mnt");
+        let lowers = vec![case.dir("low")];
+        let plan = |upper| MountPlan::writable(lowers.clone(), upper, case.flavour, &case.empty());
+        // The work directory on another file system.
+        rustix::mount::mount("t", case.dir("tmpfs"), "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        let apart = plan(Upper { upper: case.dir("up"), work: case.dir("tmpfs/work") });
+        // The upper on an overlay.
+        let below = case.view(&["low"]).attach(&case.dir("view")).unwrap();
+        let mut nested = plan(Upper { upper: case.dir("up"), work: case.dir("work") });
+        let outer = nested.attach(&target).unwrap();
+        fs::create_dir(target.join("u")).unwrap();
+        fs::create_dir(target.join("w")).unwrap();
+        nested = plan(Upper { upper: target.join("u"), work: target.join("w") });
+        let inner = case.dir("inner");
+        for backend in Backend::ALL {
+            let err = apart.attach_with(backend, &inner).unwrap_err();
+            assert!(err.hint().unwrap().contains("on one file system"), "{err}");
+            let err = nested.attach_with(backend, &inner).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Unsupported, "{err}");
+            assert!(err.hint().unwrap().contains("is on overlayfs"), "{err}");
+            if backend != Backend::Classic {
+                assert!(err.to_string().contains("the kernel refused the mount (\"overlay: "), "{err}");
+            }
+        }
+        outer.detach().unwrap();
+        below.detach().unwrap();
+        // A work directory that was mounted volatile.
+        let mut volatile = plan(Upper { upper: case.dir("vu"), work: case.dir("vw") });
+        volatile.volatile = true;
+        volatile.attach(&target).unwrap().detach().unwrap();
+        for backend in Backend::ALL {
+            let err = volatile.attach_with(backend, &target).unwrap_err();
+            assert!(err.hint().unwrap().contains("was mounted volatile"), "{err}");
+        }
+        assert!(forget_volatile(&case.dir("vw")).unwrap());
+        assert!(!forget_volatile(&case.dir("vw")).unwrap());
+        volatile.attach(&target).unwrap().detach().unwrap();
+    });
+}
+
+#[test]
+fn errors_carry_the_call_and_the_kernels_words() {
+    everywhere("errors_carry_the_call_and_the_kernels_words", |case| {
+        let mut plan = case.view(&["a", "b"]);
+        let missing = case.root.join("missing");
+        plan.lowers.push(missing.clone());
+        for backend in Backend::ALL {
+            let err = plan.attach_with(backend, &case.dir("mnt")).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::NotFound);
+            assert!(err.to_string().contains(&format!("open(\"{}\"", missing.display())), "{err}");
+        }
+        // Work on another file system: only the kernel tells, and to its log rather than to the caller.
+        let upper = Upper { upper: case.dir("up"), work: case.dir("tmp") };
+        rustix::mount::mount("t", &upper.work, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        let plan = MountPlan::writable(vec![case.dir("a")], upper, case.flavour, &case.empty());
+        for backend in [Backend::MountApiFd, Backend::MountApiPath] {
+            let err = plan.attach_with(backend, &case.dir("mnt")).unwrap_err().to_string();
+            assert!(err.contains("FSCONFIG_CMD_CREATE) = -1 EINVAL"), "{err}");
+        }
+    });
+}
+
+#[test]
+fn n13_the_probe_mounts_and_leaves_nothing_behind() {
+    everywhere("n13_the_probe_mounts_and_leaves_nothing_behind", |case| {
+        let dir = case.dir("store");
+        let before = all_mounts().unwrap();
+        let probe = probe_overlay(&dir, case.flavour).unwrap();
+        assert!(probe.char_whiteouts && probe.opaque && probe.origin_filters && probe.writable, "{probe:?}");
+        assert!(probe.xattr_whiteouts, "{probe:?}");
+        assert_eq!(raw_listing(&dir), [""; 0]);
+        assert_eq!(all_mounts().unwrap(), before);
+        // A store inside a container: overlayfs cannot hold an upper, nor char whiteouts.
+        let target = case.dir("mnt");
+        let attached = MountPlan::writable(vec![], case.upper(), case.flavour, &case.empty()).attach(&target).unwrap();
+        let probe = probe_overlay(&target, case.flavour).unwrap();
+        assert!(!probe.writable && !probe.char_whiteouts, "{probe:?}");
+        assert!(sys::probe_store(&target).unwrap().fs_type == sys::FsType::OVERLAY);
+        attached.detach().unwrap();
+    });
+}
+
+#[test]
+fn n17_mounts_are_made_and_seen_in_the_threads_own_namespace() {
+    everywhere("n17_mounts_are_made_and_seen_in_the_threads_own_namespace", |case| {
+        let target = case.dir("mnt");
+        let cwd = std::env::current_dir().unwrap();
+        let attached = case.view(&["a", "b"]).attach(&target).unwrap();
+        assert!(find_mount(&target).unwrap().is_some());
+        let main = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!main.contains(target.to_str().unwrap()), "the process's other threads see it");
+        assert_eq!(std::env::current_dir().unwrap(), cwd);
+        attached.detach().unwrap();
     });
 }

@@ -12,10 +12,9 @@
 //! Measured on Linux 6.18 by `tests.rs` beside this file; version numbers are in `docs/kernel-features.md`.
 //! * *Lower directories.* 500 at most, empty ones counted; at least two without an upper, else `EINVAL`. One directory
 //!   twice, or one inside another, is `ELOOP`. Both are refused here first, with names.
-//! * *The option page.* `mount(2)` cuts options at one page without a word: 4,378 bytes of options become a mount without
-//!   its lowest layers or `ENOENT`. The mount API has no such limit, but one string takes at most 255 bytes; a
-//!   descriptor has no name to be too long or to be escaped, so it comes first. The same directories by
-//!   `/proc/self/fd/N` fit about 220 layers into a page.
+//! * *The option page.* `mount(2)` cuts options at one page without a word (4,378 bytes of options gave `ENOENT` for a
+//!   name cut in two). The mount API has no such limit, but one string takes at most 255 bytes; a descriptor has no name
+//!   to be too long or to be escaped, so it comes first. By `/proc/self/fd/N` 200 layers fit into a page of 4 KiB.
 //! * *Escaping.* In the option page `\`, `,` and (between lower directories) `:` take a backslash. A `lowerdir+` string
 //!   takes none, an `upperdir` string is unescaped by every way in: a backslash in its path makes us name the descriptor.
 //! * *Options in a user namespace.* `userxattr` goes with `redirect_dir=nofollow` and `metacopy=off`. `redirect_dir=off`

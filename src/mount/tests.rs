@@ -398,7 +398,7 @@ fn o6_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory() {
                 assert_eq!(root.contains(&"at-root".to_owned()), !root_marked, "a layer's root needs the mark too");
                 assert!(!target.join("merged-x/gone").exists() && !target.join("at-root").exists());
                 let shown = dirs.iter().any(|d| fs::symlink_metadata(target.join(d).join("gone")).is_ok());
-                assert_eq!(shown, false, "hidden from lookup in any case");
+                assert!(!shown, "hidden from lookup in any case");
             });
         }
     });
@@ -512,8 +512,8 @@ fn rendered_text_states_every_option_and_refuses_what_it_cannot_say() {
         r#"{"type":"overlay","source":"overlay","options":["ro","lowerdir=/s/1:/s/empty/0","index=off","redirect_dir=nofollow","metacopy=off","nfs_export=off","xino=off"]}"#
     );
     let refused = |lowers: Vec<PathBuf>| MountPlan::view(lowers, Trusted, &empty).render_mount8().unwrap_err();
-    let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"/s/\xff");
-    assert!(refused(vec![PathBuf::from(<&OsStr>::from(bytes))]).to_string().contains("UTF-8"));
+    let bytes: &OsStr = OsStrExt::from_bytes(b"/s/\xff");
+    assert!(refused(vec![PathBuf::from(bytes)]).to_string().contains("UTF-8"));
     assert!(refused(vec!["/s/a\"b".into()]).to_string().contains("quote"));
     let long = (0..500).map(|n| PathBuf::from(format!("/var/lib/store-of-layers-with-a-long-name/{n}")));
     if rustix::param::page_size() == 4096 {

@@ -126,7 +126,7 @@ fn split_names(list: &[u8]) -> Vec<Vec<u8>> {
 pub fn set_xattr(dirfd: impl AsFd, name: &[u8], xattr: &[u8], value: &[u8]) -> Result<(), SysError> {
     let dirfd = dirfd.as_fd();
     Node::new(dirfd, name)
-        .and_then(|node| node.set(&*c_name(xattr)?, value))
+        .and_then(|node| node.set(&c_name(xattr)?, value))
         .map_err(|e| SysError::new("setxattrat", e).fd(dirfd).bytes(name).bytes(xattr).arg(value.len()))
 }
 
@@ -163,7 +163,7 @@ pub fn list_xattrs(dirfd: impl AsFd, name: &[u8]) -> Result<Vec<Vec<u8>>, SysErr
 pub fn remove_xattr(dirfd: impl AsFd, name: &[u8], xattr: &[u8]) -> Result<(), SysError> {
     let dirfd = dirfd.as_fd();
     Node::new(dirfd, name)
-        .and_then(|node| node.remove(&*c_name(xattr)?))
+        .and_then(|node| node.remove(&c_name(xattr)?))
         .map_err(|e| SysError::new("removexattrat", e).fd(dirfd).bytes(name).bytes(xattr))
 }
 

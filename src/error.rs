@@ -302,7 +302,10 @@ mod tests {
     #[test]
     fn kind_survives_a_trip_through_io_error() {
         let io: std::io::Error = Error::new(ErrorKind::Integrity, "x").into();
-        assert_eq!(Error::io("read", std::io::Error::other(Error::new(ErrorKind::Limit, "y"))).kind(), ErrorKind::Limit);
+        assert_eq!(
+            Error::io("read", std::io::Error::other(Error::new(ErrorKind::Limit, "y"))).kind(),
+            ErrorKind::Limit
+        );
         assert_eq!(from_io("read", io).kind(), ErrorKind::Integrity);
         assert_eq!(Error::io("write", std::io::Error::from_raw_os_error(libc::ENOSPC)).kind(), ErrorKind::NoSpace);
     }

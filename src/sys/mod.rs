@@ -1,0 +1,30 @@
+//! System calls that the wrappers lack, helpers on descriptors, and questions to the kernel.
+//!
+//! Owns: calls by descriptor that neither `nix` nor `rustix` carries (`setxattrat` and its family, `fchmodat2`),
+//! xattrs of nodes that cannot be opened, copying between descriptors, what the calling process is allowed to do,
+//! what a file system can store, and an error that carries a call with its arguments.
+//! Refuses to know: policy, archives, overlayfs, the store.
+//!
+//! Invariants: nothing here changes process state (no working directory, umask, signals, environment); nothing is
+//! cached between calls, so a kernel feature is asked for each time and a missing one costs one failed call; no
+//! function follows a symlink in the last component of a name. `unsafe` stands in `raw` and nowhere else in the crate.
+
+mod copy;
+mod error;
+mod fd;
+mod identity;
+mod probe;
+mod raw;
+mod xattr;
+
+pub use copy::{CopyMethod, reflink_or_copy};
+pub use error::SysError;
+pub use fd::{fchmodat_nofollow, open_dir, open_dir_path, open_path_at, proc_self_fd_path, sync_fs};
+pub use identity::{
+    IdMap, IdRange, available_cpus, gid_map, has_effective_cap_sys_admin, in_user_namespace, uid_map, umask,
+};
+pub(crate) use probe::identity;
+pub use probe::{FsType, StoreProbe, fs_space, fs_type, is_overlayfs, probe_store};
+pub use xattr::{
+    get_xattr, get_xattr_fd, list_xattrs, list_xattrs_fd, remove_xattr, remove_xattr_fd, set_xattr, set_xattr_fd,
+};

@@ -1,0 +1,182 @@
+//! What a file system can store, found out by trying.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Dir, FileType, Mode};
+
+use super::{SysError, open_dir, set_xattr};
+use crate::error::Error;
+
+/// A file system's magic number, as `statfs` gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FsType(pub u32);
+
+impl FsType {
+    /// overlayfs.
+    pub const OVERLAY: FsType = FsType(0x794c_7630);
+    /// tmpfs.
+    pub const TMPFS: FsType = FsType(0x0102_1994);
+}
+
+impl fmt::Display for FsType {
+    /// Writes the usual name, or the number where it has none here.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            0x794c_7630 => "overlay",
+            0x0102_1994 => "tmpfs",
+            0xef53 => "ext4",
+            0x5846_5342 => "xfs",
+            0x9123_683e => "btrfs",
+            0x2fc1_2fc1 => "zfs",
+            0xca45_1a4e => "bcachefs",
+            0xf2f5_2010 => "f2fs",
+            0x6969 => "nfs",
+            0x6573_5546 => "fuse",
+            0xe0f5_e1e2 => "erofs",
+            0x7371_7368 => "squashfs",
+            0x0102_1997 => "9p",
+            0x6a65_6a63 => "virtiofs",
+            other => return write!(f, "{other:#x}"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// Returns the type of the file system that holds `dir`.
+///
+/// # Errors
+/// What `fstatfs` answers.
+pub fn fs_type(dir: impl AsFd) -> Result<FsType, SysError> {
+    let stat = rustix::fs::fstatfs(dir.as_fd()).map_err(|e| SysError::new("fstatfs", e).fd(dir.as_fd()))?;
+    // The field's width and sign differ between architectures; magic numbers have 32 bits.
+    Ok(FsType(stat.f_type as u32))
+}
+
+/// Tells whether `dir` lies on overlayfs, which cannot hold an upper directory and refuses `mknod c 0 0`.
+///
+/// # Errors
+/// As [`fs_type`].
+pub fn is_overlayfs(dir: impl AsFd) -> Result<bool, SysError> {
+    Ok(fs_type(dir)? == FsType::OVERLAY)
+}
+
+/// Returns the bytes and inodes that the caller can still use on the file system that holds `dir`.
+///
+/// A file system that does not count inodes (btrfs) gives `u64::MAX`.
+///
+/// # Errors
+/// What `fstatvfs` answers.
+pub fn fs_space(dir: impl AsFd) -> Result<(u64, u64), SysError> {
+    let stat = rustix::fs::fstatvfs(dir.as_fd()).map_err(|e| SysError::new("fstatvfs", e).fd(dir.as_fd()))?;
+    let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+}
+
+/// What a directory's file system lets the caller store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreProbe {
+    /// The file system.
+    pub fs_type: FsType,
+    /// `mknod` of a character device 0:0 works: whiteouts in the kernel's first form.
+    pub char_whiteouts: bool,
+    /// `trusted.*` xattrs can be set: overlay marks for root.
+    pub trusted_xattrs: bool,
+    /// `user.*` xattrs can be set on directories and on empty files: overlay marks and xattr whiteouts for `userxattr`.
+    pub user_xattrs: bool,
+    /// Listings tell the type of an entry, which overlayfs needs.
+    pub d_type: bool,
+    /// `FICLONE` works: copies share blocks.
+    pub reflink: bool,
+}
+
+/// Tries in a temporary directory below `dir`, which it removes again, what its file system can store.
+///
+/// # Errors
+/// When the directory cannot be made, listed or removed; a capability that is refused is an answer, not an error.
+pub fn probe_store(dir: &Path) -> Result<StoreProbe, Error> {
+    let temp = tempfile::Builder::new()
+        .prefix(".unply-probe-")
+        .tempdir_in(dir)
+        .map_err(|e| Error::io(format!("make a temporary directory in {}", dir.display()), e))?;
+    let fd = open_dir(temp.path())?;
+    let probe = probe_in(&fd)?;
+    temp.close().map_err(|e| Error::io(format!("remove a temporary directory in {}", dir.display()), e))?;
+    Ok(probe)
+}
+
+fn probe_in(dir: &OwnedFd) -> Result<StoreProbe, Error> {
+    let file = |name: &str| {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+            .map(File::from)
+            .map_err(|e| SysError::new("openat", e).fd(dir.as_fd()).path(name).arg("O_RDWR|O_CREAT|O_CLOEXEC"))
+    };
+    let mut one = file("file")?;
+    one.write_all(&[0u8; 4096]).map_err(|e| Error::io("write a probe file", e))?;
+    let two = file("copy")?;
+    rustix::fs::mkdirat(dir, "dir", Mode::RWXU)
+        .map_err(|e| SysError::new("mkdirat", e).fd(dir.as_fd()).path("dir").arg("0700"))?;
+    let both = |xattr: &[u8]| [&b"file"[..], b"dir"].iter().all(|name| set_xattr(dir, name, xattr, b"").is_ok());
+    let null = rustix::fs::mknodat(dir, "whiteout", FileType::CharacterDevice, Mode::empty(), 0);
+    Ok(StoreProbe {
+        fs_type: fs_type(dir)?,
+        char_whiteouts: null.is_ok(),
+        trusted_xattrs: both(b"trusted.unply-probe"),
+        user_xattrs: both(b"user.unply-probe"),
+        d_type: lists_types(dir).map_err(|e| Error::io("list a probe directory", e))?,
+        reflink: rustix::fs::ioctl_ficlone(&two, &one).is_ok(),
+    })
+}
+
+fn lists_types(dir: &OwnedFd) -> io::Result<bool> {
+    let mut known = true;
+    for entry in Dir::read_from(dir)? {
+        known &= entry?.file_type() != FileType::Unknown;
+    }
+    Ok(known)
+}
+
+/// Returns the device and inode number behind `dir`, which tell two directories apart.
+pub(crate) fn identity(dir: impl AsFd) -> Result<(u64, u64), SysError> {
+    let stat = rustix::fs::fstat(dir.as_fd()).map_err(|e| SysError::new("fstat", e).fd(dir.as_fd()))?;
+    #[allow(clippy::unnecessary_cast, reason = "the widths differ between architectures")]
+    Ok((stat.st_dev as u64, stat.st_ino as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n14_the_probe_answers_and_leaves_nothing_behind() {
+        let tmp = tempfile::tempdir().unwrap();
+        let probe = probe_store(tmp.path()).unwrap();
+        assert!(probe.d_type, "{probe:?}");
+        assert_eq!(probe.fs_type, fs_type(File::open(tmp.path()).unwrap()).unwrap());
+        assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
+        let initial_root = rustix::process::geteuid().is_root() && !crate::sys::in_user_namespace();
+        if initial_root && !probe.fs_type.eq(&FsType::OVERLAY) {
+            assert!(probe.char_whiteouts && probe.trusted_xattrs, "{probe:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_an_error_not_an_answer() {
+        let err = probe_store(Path::new("/proc/self")).unwrap_err();
+        assert!(err.to_string().contains("/proc/self"), "{err}");
+    }
+
+    #[test]
+    fn space_is_counted_for_the_caller() {
+        let (bytes, inodes) = fs_space(File::open(std::env::temp_dir()).unwrap()).unwrap();
+        assert!(bytes > 0 && inodes > 0);
+        assert_eq!(FsType(0xef53).to_string(), "ext4");
+        assert_eq!(FsType(0x1234).to_string(), "0x1234");
+        assert!(!is_overlayfs(File::open("/proc").unwrap()).unwrap());
+    }
+}

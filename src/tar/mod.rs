@@ -30,7 +30,8 @@
 //! ```
 //!
 //! Invariants: the parser never guesses. Where real readers disagree about the meaning or the framing of an archive it
-//! refuses it (T6, T16, T17, L10). After an error it only repeats that error, because the framing is lost. Memory is
+//! refuses it (T6, T16, T17, L10); where only a size on a type without data is in question (T9, T27) it reads what
+//! container engines read, and says so. After an error it only repeats that error, because the framing is lost. Memory is
 //! bounded by [`Limits`] whatever the input.
 //!
 //! Numbers such as T15 name rules of the project's rule book; the base is

@@ -427,6 +427,8 @@ fn t29_only_posix_headers_have_a_prefix() {
     // star: 131 bytes of prefix, then times.
     let star =
         H::file("name").put(345, &[b'p'; 131]).put(476, b"00000000115 ").put(488, b"00000000116 ").put(508, b"tar\0");
+    let by_times = one(&[star.clone().put(475, b"\0").put(508, &[0; 4]).done()]);
+    assert_eq!((by_times.path.len(), by_times.atime), (130 + 5, Some(Timestamp { seconds: 77, nanos: 0 })));
     let star = one(&[star.done()]);
     assert_eq!((star.path.len(), star.atime), (131 + 5, Some(Timestamp { seconds: 77, nanos: 0 })));
 }
@@ -732,7 +734,7 @@ fn t30_extension_headers_without_an_entry_are_refused() {
     for ext in [pax(&[("path", "p")]), long_name(b'L', b"l"), long_name(b'K', b"k"), pax(&[])] {
         assert_refused!(std::slice::from_ref(&ext), Error::Dangling { at, .. } if at.offset == 0);
         assert_refused!(&[ext.clone(), end()], Error::Dangling { .. });
-        assert_refused!(&[ext, H::new(b'V', "label").done()], Error::Dangling { .. });
+        assert_refused!(&[ext, H::new(b'V', "label").done(), H::file("a").done()], Error::Dangling { .. });
     }
 }
 
@@ -1349,6 +1351,31 @@ fn corpus_details_of_single_archives() {
     assert!(sparse.iter().all(|e| e.kind == sparse[0].kind && e.stored == 40960));
 }
 
+#[test]
+// 39 is what the archive's own project reads from it.
+fn corpus_cpython_archive_reads_to_its_end_with_its_bad_owner_repaired() {
+    let mut archive = std::fs::read(corpus().join("tars/cpython/testtar.tar")).unwrap();
+    let at = 313_344;
+    let header = H(archive[at..at + 512].try_into().unwrap());
+    assert_eq!(&header.0[..19], b"gnu/regtype-gnu-uid");
+    archive[at..at + 512].copy_from_slice(&header.octal(108, 8, 1).octal(116, 8, 1).done());
+    let run = run_with(&Limits::default(), &archive);
+    assert_eq!((&run.outcome, run.entries.len()), (&Outcome::Done, 39));
+    let find = |name: &[u8]| run.entries.iter().find(|e| e.path.starts_with(name)).unwrap();
+    let data = EntryKind::File { size: 7011, sparse: None };
+    // Signed checksums, a v7 directory, a Solaris X header, xstar, owner and size from PAX only.
+    assert_eq!(find(b"misc/regtype-hpux-signed-chksum").kind, data);
+    assert_eq!(find(b"misc/regtype-old-v7-signed-chksum").kind, data);
+    assert_eq!(
+        (&find(b"misc/dirtype-old-v7/").kind, find(b"misc/dirtype-old-v7/").mode),
+        (&EntryKind::Directory, 0o755)
+    );
+    assert_eq!(find(b"misc/regtype-suntar").mtime.seconds, 1_041_808_783);
+    assert_eq!(find(b"misc/regtype-xstar").kind, data);
+    assert_eq!((&find(b"pax/regtype4").kind, find(b"pax/regtype4").uid), (&data, 123));
+    assert_eq!(run.oddities.iter().filter(|o| o.code == "global-pax-header").count(), 3);
+}
+
 /// Decompresses what a file holds, if it is a tar.
 fn tar_in(path: &Path) -> Option<Vec<u8>> {
     let raw = std::fs::read(path).ok()?;
@@ -1361,6 +1388,36 @@ fn tar_in(path: &Path) -> Option<Vec<u8>> {
     (out.get(257..262)? == b"ustar").then_some(out)
 }
 
+/// Real layers are tame enough for the `tar` crate to read the same from them.
+fn compare_with_the_tar_crate(archive: &[u8], entries: &[Entry], path: &Path) {
+    let mut theirs = ::tar::Archive::new(archive);
+    let mut count = 0;
+    for (their, our) in theirs.entries().unwrap().zip(entries) {
+        let their = their.unwrap();
+        let header = their.header();
+        let what = format!("{}: {}", path.display(), crate::error::escape(&our.path));
+        assert_eq!(&their.path_bytes()[..], &our.path[..], "{what}");
+        assert_eq!(their.raw_header_position(), our.offset, "{what}");
+        assert_eq!(header.uid().unwrap(), u64::from(our.uid), "{what}");
+        assert_eq!(header.gid().unwrap(), u64::from(our.gid), "{what}");
+        assert_eq!(header.mode().unwrap() & 0o7777, our.mode, "{what}");
+        assert_eq!(header.mtime().unwrap() as i64, our.mtime.seconds, "{what}");
+        let link = their.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
+        match &our.kind {
+            EntryKind::File { size, .. } => assert_eq!(their.size(), *size, "{what}"),
+            EntryKind::HardLink { target } | EntryKind::Symlink { target } => assert_eq!(&link, target, "{what}"),
+            EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
+                let numbers = (header.device_major().unwrap(), header.device_minor().unwrap());
+                assert_eq!(numbers, (Some(*major), Some(*minor)), "{what}");
+            }
+            EntryKind::Directory => assert!(header.entry_type().is_dir(), "{what}"),
+            EntryKind::Fifo => assert!(header.entry_type().is_fifo(), "{what}"),
+        }
+        count += 1;
+    }
+    assert_eq!(count, entries.len(), "{}", path.display());
+}
+
 #[test]
 fn corpus_every_layer_of_the_real_images_parses() {
     let root = corpus().join("images");
@@ -1371,6 +1428,7 @@ fn corpus_every_layer_of_the_real_images_parses() {
         let Some(archive) = tar_in(&path) else { continue };
         let run = run_with(&Limits::default(), &archive);
         assert_eq!(run.outcome, Outcome::Done, "{}", path.display());
+        compare_with_the_tar_crate(&archive, &run.entries, &path);
         seen += 1;
     }
     assert!(seen > 60, "only {seen} archives found");

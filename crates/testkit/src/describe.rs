@@ -15,6 +15,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+/// Tells whether something of this name is left out.
+pub type NameFilter = Box<dyn Fn(&[u8]) -> bool>;
+
 /// What a description leaves out.
 pub struct DescribeOptions {
     /// Report every owner as 0:0: for user namespaces that map one id. Default: no.
@@ -22,7 +25,7 @@ pub struct DescribeOptions {
     /// Report the root as 0755, 0:0, mtime 0, no xattrs. Default: no.
     pub ignore_root_meta: bool,
     /// Names of xattrs left out. Default: [`overlay_xattr`].
-    pub ignore_xattr: Box<dyn Fn(&[u8]) -> bool>,
+    pub ignore_xattr: NameFilter,
     /// Content of files up to this many bytes is kept for messages. Default: 64.
     pub keep_content: u64,
 }
@@ -162,7 +165,8 @@ impl Walker<'_> {
     /// Reads and hashes a regular file.
     fn file(&mut self, at: &OwnedFd, name: &[u8], path: &[u8]) -> io::Result<Kind> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(at, name, flags, Mode::empty()).map_err(|e| about("openat", path, e))?);
+        let mut file =
+            File::from(rustix::fs::openat(at, name, flags, Mode::empty()).map_err(|e| about("openat", path, e))?);
         let (mut hasher, mut len, mut content) = (Sha256::new(), 0u64, Vec::new());
         loop {
             let n = file.read(&mut self.buffer)?;

@@ -11,9 +11,9 @@
 pub mod cases;
 pub mod describe;
 pub mod entry;
-//pub mod image;
+pub mod image;
 pub mod model;
-//pub mod random;
+pub mod random;
 pub mod tar;
 pub mod tree;
 

@@ -233,7 +233,8 @@ fn compare_nodes(path: &[u8], e: &Node, a: &Node, out: &mut Vec<Difference>) {
         }
     }
     if e.link != a.link {
-        let show = |l: &Option<Vec<u8>>| l.as_ref().map_or("one name".to_string(), |l| format!("group of /{}", text(l)));
+        let show =
+            |l: &Option<Vec<u8>>| l.as_ref().map_or("one name".to_string(), |l| format!("group of /{}", text(l)));
         out.push(difference(path, "links", show(&e.link), show(&a.link)));
     }
 }

@@ -29,7 +29,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "d01_implied_directory_of_the_bottom_layer",
             &["D1", "R-19"],
-            vec![vec![file("a/b/f", "").mtime(77).owner(5, 6).mode(0o600).xattr("user.k", "v"), file("a/g", "").mtime(78)]],
+            vec![vec![
+                file("a/b/f", "").mtime(77).owner(5, 6).mode(0o600).xattr("user.k", "v"),
+                file("a/g", "").mtime(78),
+            ]],
             vec![("a", d().implied(77)), ("a/b", d().implied(77)), ("a/b/f", f("")), ("a/g", f(""))],
         ),
         case(
@@ -103,7 +106,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "d03_root_entry_is_not_applied",
             &["D3", "R-2"],
-            vec![vec![dir("./").mode(0o700).owner(7, 8).xattr("user.k", "v"), file("a", "")], vec![dir("/").mode(0o750)]],
+            vec![
+                vec![dir("./").mode(0o700).owner(7, 8).xattr("user.k", "v"), file("a", "")],
+                vec![dir("/").mode(0o750)],
+            ],
             vec![("", d().mode(0o755).owner(0, 0).mtime(0).no_xattrs()), ("a", f(""))],
         ),
         case(
@@ -130,7 +136,12 @@ pub(super) fn cases() -> Vec<Case> {
             vec![vec![file("a", "").mtime(99)]],
             vec![("", d().mode(0o755).owner(0, 0).mtime(0).no_xattrs()), ("a", f(""))],
         ),
-        case("d03_names_that_mean_the_root", &["D3"], vec![vec![dir("./"), dir("/"), dir("."), dir("a/..")]], nothing()),
+        case(
+            "d03_names_that_mean_the_root",
+            &["D3"],
+            vec![vec![dir("./"), dir("/"), dir("."), dir("a/..")]],
+            nothing(),
+        ),
         refused("d04_root_as_symlink", &["D4"], root(symlink(".", "/tmp/victim"))),
         refused("d04_root_as_file", &["D4"], root(file("./", "x"))),
         refused("d04_root_as_fifo", &["D4"], root(fifo("/"))),
@@ -153,7 +164,12 @@ pub(super) fn cases() -> Vec<Case> {
             vec![vec![dir("d/").xattr("user.a", "1")], vec![dir("d/")]],
             vec![("d", d().no_xattrs())],
         ),
-        case("d06_duplicate_file", &["D6", "R-6"], vec![vec![file("a", "1"), file("a", "22")]], vec![("a", f("22").alone())]),
+        case(
+            "d06_duplicate_file",
+            &["D6", "R-6"],
+            vec![vec![file("a", "1"), file("a", "22")]],
+            vec![("a", f("22").alone())],
+        ),
         case(
             "d06_duplicate_directory_keeps_its_children",
             &["D6", "R-6"],
@@ -178,7 +194,8 @@ pub(super) fn cases() -> Vec<Case> {
             ]],
             vec![("a", d()), ("b", f("last"))],
         ),
-        refused("d06_strict_refuses_duplicates", &["D6", "R-6"], vec![vec![file("a", "1"), file("./a", "22")]]).strict(),
+        refused("d06_strict_refuses_duplicates", &["D6", "R-6"], vec![vec![file("a", "1"), file("./a", "22")]])
+            .strict(),
         case(
             "d06_strict_takes_a_whiteout_beside_its_entry",
             &["D6", "W2"],
@@ -198,7 +215,11 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "d07_directory_mtime_when_a_later_layer_replaces_it",
             &["D7"],
-            vec![vec![dir("d/").mtime(77), file("d/x", "")], vec![file("d/y", ""), dir("d/").mtime(99)], vec![hardlink("d/z", "d/x")]],
+            vec![
+                vec![dir("d/").mtime(77), file("d/x", "")],
+                vec![file("d/y", ""), dir("d/").mtime(99)],
+                vec![hardlink("d/z", "d/x")],
+            ],
             vec![("d", d().mtime(99)), ("d/x", f("").group("d/x")), ("d/y", f("")), ("d/z", f("").group("d/x"))],
         ),
         case(

@@ -21,7 +21,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "l02_target_three_layers_down",
             &["L2"],
-            vec![vec![file("d/f", "1")], vec![file("k", "")], vec![dir("d/").mode(0o700)], vec![hardlink("e/g", "d/f")]],
+            vec![
+                vec![file("d/f", "1")],
+                vec![file("k", "")],
+                vec![dir("d/").mode(0o700)],
+                vec![hardlink("e/g", "d/f")],
+            ],
             vec![
                 ("d", d().mode(0o700)),
                 ("d/f", f("1").group("d/f")),
@@ -39,10 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "l02_lower_group_gets_a_third_name",
             &["R-22", "R-7"],
-            vec![
-                vec![file("e", "1"), hardlink("f", "e")],
-                vec![hardlink("g", "f").mode(0o4600).owner(7, 8).mtime(77)],
-            ],
+            vec![vec![file("e", "1"), hardlink("f", "e")], vec![hardlink("g", "f").mode(0o4600).owner(7, 8).mtime(77)]],
             vec![
                 ("e", f("1").group("e").mode(0o4600).owner(7, 8).mtime(77)),
                 ("f", f("1").group("e").mode(0o4600).owner(7, 8).mtime(77)),
@@ -87,8 +89,12 @@ pub(super) fn cases() -> Vec<Case> {
                 ("f", f("1").group("d/a")),
             ],
         ),
-        refused("l03_strict_refuses_a_target_above_the_root", &["L3", "R-5"], vec![vec![file("f", ""), hardlink("h", "../f")]])
-            .strict(),
+        refused(
+            "l03_strict_refuses_a_target_above_the_root",
+            &["L3", "R-5"],
+            vec![vec![file("f", ""), hardlink("h", "../f")]],
+        )
+        .strict(),
         case(
             "l04_target_is_a_symlink",
             &["L4", "R-23"],
@@ -119,7 +125,13 @@ pub(super) fn cases() -> Vec<Case> {
             "l05_targets_parent_leaves_the_root",
             &["L5"],
             vec![vec![file("r/x", "1"), symlink("d/l", "../../../r"), hardlink("h", "d/l/x")]],
-            vec![("d", d()), ("d/l", l("../../../r")), ("h", f("1").group("h")), ("r", d()), ("r/x", f("1").group("h"))],
+            vec![
+                ("d", d()),
+                ("d/l", l("../../../r")),
+                ("h", f("1").group("h")),
+                ("r", d()),
+                ("r/x", f("1").group("h")),
+            ],
         ),
         case(
             "l06_forward_reference",
@@ -151,7 +163,11 @@ pub(super) fn cases() -> Vec<Case> {
             vec![vec![hardlink("b", "c"), hardlink("a", "b"), file("c", "1")]],
             vec![("a", f("1").group("a")), ("b", f("1").group("a")), ("c", f("1").group("a"))],
         ),
-        refused("l06_late_link_to_a_later_late_link", &["L6"], vec![vec![hardlink("a", "b"), hardlink("b", "c"), file("c", "1")]]),
+        refused(
+            "l06_late_link_to_a_later_late_link",
+            &["L6"],
+            vec![vec![hardlink("a", "b"), hardlink("b", "c"), file("c", "1")]],
+        ),
         case(
             "l06_link_to_itself",
             &["L6"],
@@ -161,7 +177,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "l06_lower_file_linked_to_itself",
             &["L6", "L2"],
-            vec![vec![file("f", "1").mode(0o644).xattr("user.k", "v")], vec![hardlink("f", "./f").mode(0o600).mtime(9)]],
+            vec![
+                vec![file("f", "1").mode(0o644).xattr("user.k", "v")],
+                vec![hardlink("f", "./f").mode(0o600).mtime(9)],
+            ],
             vec![("f", f("1").alone().mode(0o600).mtime(9).xattr("user.k", "v"))],
         ),
         case(
@@ -201,7 +220,13 @@ pub(super) fn cases() -> Vec<Case> {
             vec![
                 (
                     "f",
-                    f("").mode(0o4600).owner(7, 8).mtime(9).xattr("user.a", "1").xattr("user.b", "2").xattr("user.c", "2"),
+                    f("")
+                        .mode(0o4600)
+                        .owner(7, 8)
+                        .mtime(9)
+                        .xattr("user.a", "1")
+                        .xattr("user.b", "2")
+                        .xattr("user.c", "2"),
                 ),
                 ("h", f("").group("f")),
             ],
@@ -226,7 +251,12 @@ pub(super) fn cases() -> Vec<Case> {
             "l12_chain_of_links",
             &["L12"],
             vec![vec![file("a", "1"), hardlink("b", "a"), hardlink("c", "b"), hardlink("d", "c")]],
-            vec![("a", f("1").group("a")), ("b", f("1").group("a")), ("c", f("1").group("a")), ("d", f("1").group("a"))],
+            vec![
+                ("a", f("1").group("a")),
+                ("b", f("1").group("a")),
+                ("c", f("1").group("a")),
+                ("d", f("1").group("a")),
+            ],
         ),
         case(
             "l13_link_to_device_and_fifo",
@@ -239,7 +269,11 @@ pub(super) fn cases() -> Vec<Case> {
                 ("p2", Want::new(Kind::Fifo).group("p")),
             ],
         ),
-        refused("l13_target_is_whited_out", &["L13", "X11"], vec![vec![file("f", "")], vec![whiteout("", "f"), hardlink("h", "f")]]),
+        refused(
+            "l13_target_is_whited_out",
+            &["L13", "X11"],
+            vec![vec![file("f", "")], vec![whiteout("", "f"), hardlink("h", "f")]],
+        ),
         refused(
             "l13_target_is_whited_out_later",
             &["L13", "X11", "R-24"],
@@ -256,7 +290,11 @@ pub(super) fn cases() -> Vec<Case> {
             vec![vec![file("f", "old")], vec![whiteout("", "f"), hardlink("h", "f"), file("f", "new")]],
             vec![("f", f("new").group("f")), ("h", f("new").group("f"))],
         ),
-        refused("l15_link_over_the_directory_of_its_target", &["L6"], vec![vec![file("d/f", ""), hardlink("d", "d/f")]]),
+        refused(
+            "l15_link_over_the_directory_of_its_target",
+            &["L6"],
+            vec![vec![file("d/f", ""), hardlink("d", "d/f")]],
+        ),
         refused("l15_link_whose_parent_is_its_target", &["S10"], vec![vec![file("f", ""), hardlink("f/h", "f")]]),
         case(
             "l15_link_replaces_a_directory",

@@ -17,8 +17,18 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "m02_setuid_setgid_sticky",
             &["M2"],
-            vec![vec![dir("tmp/").mode(0o1777), dir("sg/").mode(0o2755), file("su", "").mode(0o4755), file("t", "").mode(0o1644)]],
-            vec![("tmp", d().mode(0o1777)), ("sg", d().mode(0o2755)), ("su", f("").mode(0o4755)), ("t", f("").mode(0o1644))],
+            vec![vec![
+                dir("tmp/").mode(0o1777),
+                dir("sg/").mode(0o2755),
+                file("su", "").mode(0o4755),
+                file("t", "").mode(0o1644),
+            ]],
+            vec![
+                ("tmp", d().mode(0o1777)),
+                ("sg", d().mode(0o2755)),
+                ("su", f("").mode(0o4755)),
+                ("t", f("").mode(0o1644)),
+            ],
         ),
         case(
             "m03_type_bits_in_the_mode_field",
@@ -35,7 +45,11 @@ pub(super) fn cases() -> Vec<Case> {
         refused("m05_owner_minus_one", &["M5", "R-18"], vec![vec![file("f", "").owner(4_294_967_295, 0)]]),
         refused("m05_group_minus_one", &["M5", "R-18"], vec![vec![file("f", "").owner(0, 4_294_967_295)]]),
         refused("m05_owner_of_33_bits", &["M5", "R-18"], vec![vec![dir("d/").owner(4_294_967_296, 0)]]),
-        refused("m05_owner_of_33_bits_on_a_link", &["M5"], vec![vec![file("f", ""), hardlink("h", "f").owner(0, 4_294_967_296)]]),
+        refused(
+            "m05_owner_of_33_bits_on_a_link",
+            &["M5"],
+            vec![vec![file("f", ""), hardlink("h", "f").owner(0, 4_294_967_296)]],
+        ),
         case(
             "m06_largest_device_numbers",
             &["M6"],
@@ -148,7 +162,13 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "m24_names_are_bytes",
             &["T21", "T24"],
-            vec![vec![file(b"\xff\xfe", "1"), file("new\nline", "2"), file("quote\"\\", "3"), dir("ü/"), file("ü/é", "4")]],
+            vec![vec![
+                file(b"\xff\xfe", "1"),
+                file("new\nline", "2"),
+                file("quote\"\\", "3"),
+                dir("ü/"),
+                file("ü/é", "4"),
+            ]],
             vec![
                 (&b"\xff\xfe"[..], f("1")),
                 (b"new\nline", f("2")),
@@ -160,7 +180,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "m25_content_is_bytes_of_any_length",
             &["X12"],
-            vec![vec![file("empty", ""), file("block", [0; 512]), file("more", [1; 513]), file("big", vec![2; 300_000])]],
+            vec![vec![
+                file("empty", ""),
+                file("block", [0; 512]),
+                file("more", [1; 513]),
+                file("big", vec![2; 300_000]),
+            ]],
             vec![("empty", f("")), ("block", f([0; 512])), ("more", f([1; 513])), ("big", f(vec![2; 300_000]))],
         ),
     ]

@@ -5,7 +5,9 @@ use crate::entry::{chr, dir, file, hardlink, opaque, symlink, whiteout};
 use crate::model::Options;
 
 pub(super) fn cases() -> Vec<Case> {
-    let lower = || vec![dir("d/").mode(0o700).owner(5, 6).mtime(5), file("d/old", ""), dir("d/s/").mode(0o711), file("d/s/o2", "")];
+    let lower = || {
+        vec![dir("d/").mode(0o700).owner(5, 6).mtime(5), file("d/old", ""), dir("d/s/").mode(0o711), file("d/s/o2", "")]
+    };
     let new = || vec![("d", d()), ("d/new", f("")), ("d/s", d().mode(0o755)), ("d/s/n2", f(""))];
     vec![
         case(
@@ -50,7 +52,12 @@ pub(super) fn cases() -> Vec<Case> {
             vec![lower(), vec![dir("d/s/"), opaque("d/s"), file("d/s/n2", "")]],
             vec![("d", d().mode(0o700)), ("d/old", f("")), ("d/s", d().mode(0o755)), ("d/s/n2", f(""))],
         ),
-        case("w08_opaque_root", &["W8"], vec![vec![file("a", ""), file("d/b", "")], vec![opaque(""), file("n", "")]], vec![("n", f(""))]),
+        case(
+            "w08_opaque_root",
+            &["W8"],
+            vec![vec![file("a", ""), file("d/b", "")], vec![opaque(""), file("n", "")]],
+            vec![("n", f(""))],
+        ),
         case(
             "w08_opaque_root_last",
             &["W8"],
@@ -95,7 +102,12 @@ pub(super) fn cases() -> Vec<Case> {
             vec![vec![file("a", "file")], vec![opaque("a")]],
             vec![("a", f("file"))],
         ),
-        case("r25_opaque_of_a_directory_nobody_has", &["R-25"], vec![vec![file("k", "")], vec![opaque("x/y")]], vec![("k", f(""))]),
+        case(
+            "r25_opaque_of_a_directory_nobody_has",
+            &["R-25"],
+            vec![vec![file("k", "")], vec![opaque("x/y")]],
+            vec![("k", f(""))],
+        ),
         case(
             "o01_trusted_overlay_xattrs_are_dropped",
             &["O1", "R-9"],
@@ -104,7 +116,10 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![
                     dir("d/").xattr("trusted.overlay.opaque", "y").xattr("user.k", "v"),
                     dir("alias/").xattr("trusted.overlay.redirect", "/secret"),
-                    file("m", "").mode(0o4755).xattr("trusted.overlay.metacopy", "").xattr("trusted.overlay.overlay.opaque", "y"),
+                    file("m", "")
+                        .mode(0o4755)
+                        .xattr("trusted.overlay.metacopy", "")
+                        .xattr("trusted.overlay.overlay.opaque", "y"),
                 ],
             ],
             vec![
@@ -119,7 +134,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "o02_user_overlay_xattrs_are_dropped_where_the_mount_reads_them",
             &["O2", "R-10"],
-            vec![vec![dir("d/"), file("d/old", "")], vec![dir("d/").xattr("user.overlay.opaque", "y").xattr("user.overlaid", "v")]],
+            vec![
+                vec![dir("d/"), file("d/old", "")],
+                vec![dir("d/").xattr("user.overlay.opaque", "y").xattr("user.overlaid", "v")],
+            ],
             vec![("d", d().xattr("user.overlaid", "v")), ("d/old", f(""))],
         )
         .with(Options { userxattr: true, ..Options::default() }),
@@ -150,7 +168,11 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "o05_directory_over_file_over_directory",
             &["O5"],
-            vec![vec![dir("d/"), file("d/x", "1")], vec![file("d", "2")], vec![dir("d/").mode(0o711), file("d/y", "3")]],
+            vec![
+                vec![dir("d/"), file("d/x", "1")],
+                vec![file("d", "2")],
+                vec![dir("d/").mode(0o711), file("d/y", "3")],
+            ],
             vec![("d", d().mode(0o711)), ("d/y", f("3"))],
         ),
         case(

@@ -34,7 +34,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "x21_repeated_layer_of_whiteouts",
             &["N7"],
-            vec![vec![file("a", "1")], vec![whiteout("", "a")], vec![file("a", "2"), file("k", "")], vec![whiteout("", "a")]],
+            vec![
+                vec![file("a", "1")],
+                vec![whiteout("", "a")],
+                vec![file("a", "2"), file("k", "")],
+                vec![whiteout("", "a")],
+            ],
             vec![("k", f(""))],
         ),
         case(

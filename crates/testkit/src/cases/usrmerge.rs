@@ -85,10 +85,7 @@ pub(super) fn cases() -> Vec<Case> {
             "s06_lower_symlink_retargeted_in_the_middle_of_the_layer",
             &["S6", "S13"],
             vec![merged(), vec![file("lib/x", "1"), symlink("lib", "usr/lib2"), file("lib/x", "2")]],
-            with(
-                base(l("usr/lib2")),
-                vec![y(), ("usr/lib/x", f("1")), ("usr/lib2", d()), ("usr/lib2/x", f("2"))],
-            ),
+            with(base(l("usr/lib2")), vec![y(), ("usr/lib/x", f("1")), ("usr/lib2", d()), ("usr/lib2/x", f("2"))]),
         ),
         case(
             "s06_lower_directory_becomes_a_symlink_and_is_written_through",
@@ -135,7 +132,10 @@ pub(super) fn cases() -> Vec<Case> {
             "s06_hard_link_through_a_lower_symlink",
             &["S6", "L5", "L2"],
             vec![merged(), vec![hardlink("lib/h", "lib/y"), hardlink("g", "usr/lib/y")]],
-            with(kept(), vec![("usr/lib/y", f("y").group("g")), ("usr/lib/h", f("y").group("g")), ("g", f("y").group("g"))]),
+            with(
+                kept(),
+                vec![("usr/lib/y", f("y").group("g")), ("usr/lib/h", f("y").group("g")), ("g", f("y").group("g"))],
+            ),
         ),
         refused(
             "s06_link_target_through_a_lower_symlink_is_missing_under_shadow",
@@ -155,13 +155,20 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "s06_same_place_written_by_both_names",
             &["S6", "R-6"],
-            vec![merged(), vec![file("usr/lib/x", "1"), file("lib/x", "2"), file("lib/z", "3"), file("usr/lib/z", "4")]],
+            vec![
+                merged(),
+                vec![file("usr/lib/x", "1"), file("lib/x", "2"), file("lib/z", "3"), file("usr/lib/z", "4")],
+            ],
             with(kept(), vec![y(), ("usr/lib/x", f("2")), ("usr/lib/z", f("4"))]),
         ),
         case(
             "s06_directory_entry_through_the_symlink_describes_its_target",
             &["S6", "D5"],
-            vec![merged(), vec![dir("lib/./"), file("k", "")], vec![symlink("bin", "usr"), dir("bin/lib/").mode(0o511).mtime(9)]],
+            vec![
+                merged(),
+                vec![dir("lib/./"), file("k", "")],
+                vec![symlink("bin", "usr"), dir("bin/lib/").mode(0o511).mtime(9)],
+            ],
             vec![
                 ("usr", d()),
                 ("usr/lib", d().mode(0o511).mtime(9).owner(0, 0)),
@@ -224,19 +231,17 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "w17_whiteout_deep_through_a_lower_symlink",
             &["W17"],
-            vec![vec![file("usr/lib/m/a", ""), file("usr/lib/m/b", ""), symlink("lib", "usr/lib")], vec![whiteout("lib/m", "a")]],
+            vec![
+                vec![file("usr/lib/m/a", ""), file("usr/lib/m/b", ""), symlink("lib", "usr/lib")],
+                vec![whiteout("lib/m", "a")],
+            ],
             vec![("usr", d()), ("usr/lib", d()), ("usr/lib/m", d()), ("usr/lib/m/b", f("")), ("lib", l("usr/lib"))],
         ),
         case(
             "w17_described_by_its_resolved_path",
             &["W17", "R-24"],
             vec![merged(), vec![dir("usr/lib/").mode(0o700), whiteout("lib", "y")]],
-            vec![
-                ("usr", d()),
-                ("usr/lib", d().mode(0o700)),
-                ("usr/lib/libc", f("libc")),
-                ("lib", l("usr/lib")),
-            ],
+            vec![("usr", d()), ("usr/lib", d().mode(0o700)), ("usr/lib/libc", f("libc")), ("lib", l("usr/lib"))],
         ),
         case(
             "w17_whiteout_of_the_lower_target_and_an_entry_through_the_symlink",
@@ -253,7 +258,11 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "s06_later_layer_deletes_what_went_through_the_symlink",
             &["S6", "X2"],
-            vec![merged(), vec![file("lib/x", "2"), file("lib/z", "2")], vec![whiteout("usr/lib", "x"), whiteout("lib", "z")]],
+            vec![
+                merged(),
+                vec![file("lib/x", "2"), file("lib/z", "2")],
+                vec![whiteout("usr/lib", "x"), whiteout("lib", "z")],
+            ],
             with(kept(), vec![y()]),
         ),
         case(
@@ -283,7 +292,12 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "s06_later_layer_adds_beside_it_through_the_symlink",
             &["S6", "X2"],
-            vec![merged(), vec![file("lib/x", "2")], vec![file("lib/x", "3"), file("lib/z", "3")], vec![file("usr/lib/z", "4")]],
+            vec![
+                merged(),
+                vec![file("lib/x", "2")],
+                vec![file("lib/x", "3"), file("lib/z", "3")],
+                vec![file("usr/lib/z", "4")],
+            ],
             with(kept(), vec![y(), ("usr/lib/x", f("3")), ("usr/lib/z", f("4"))]),
         ),
     ]

@@ -11,7 +11,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "w01_whiteout_hides_a_directory_with_everything_below",
             &["W1"],
-            vec![vec![dir("d/"), file("d/x", "1"), dir("d/e/"), file("d/e/y", "2"), file("k", "")], vec![whiteout("", "d")]],
+            vec![
+                vec![dir("d/"), file("d/x", "1"), dir("d/e/"), file("d/e/y", "2"), file("k", "")],
+                vec![whiteout("", "d")],
+            ],
             vec![("k", f(""))],
         ),
         case(
@@ -141,7 +144,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "w12_whiteout_of_a_whiteout_name",
             &["W12"],
-            vec![vec![dir("d/"), file("d/old", "")], vec![dir("d/"), file("d/.wh..wh.", ""), file("d/.wh..wh.old", "")]],
+            vec![
+                vec![dir("d/"), file("d/old", "")],
+                vec![dir("d/"), file("d/.wh..wh.", ""), file("d/.wh..wh.old", "")],
+            ],
             vec![("d", d()), ("d/old", f(""))],
         ),
         case(
@@ -259,7 +265,11 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "w20_directory_then_file_then_directory",
             &["W20", "O5"],
-            vec![vec![dir("d/").mode(0o700), file("d/x", "")], vec![file("d", "file")], vec![file("d/y", "").mtime(77)]],
+            vec![
+                vec![dir("d/").mode(0o700), file("d/x", "")],
+                vec![file("d", "file")],
+                vec![file("d/y", "").mtime(77)],
+            ],
             vec![("d", d().implied(77)), ("d/y", f(""))],
         ),
         case(
@@ -296,10 +306,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "w24_parents_are_hidden_before_children",
             &["R-24", "W6"],
-            vec![
-                vec![symlink("a", "t"), dir("t/"), file("t/x", "kept")],
-                vec![whiteout("a", "x"), whiteout("", "a")],
-            ],
+            vec![vec![symlink("a", "t"), dir("t/"), file("t/x", "kept")], vec![whiteout("a", "x"), whiteout("", "a")]],
             vec![("t", d()), ("t/x", f("kept"))],
         ),
         case(

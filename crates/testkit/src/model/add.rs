@@ -132,7 +132,14 @@ impl Model {
     }
 
     /// A hard link into AUFS's directory (W13): the first one makes the file, later ones join it while it has a name.
-    fn stashed_link(&mut self, entry: &EntrySpec, dir: &Path, name: &Name, content: &[u8], first: Option<Inode>) -> Inode {
+    fn stashed_link(
+        &mut self,
+        entry: &EntrySpec,
+        dir: &Path,
+        name: &Name,
+        content: &[u8],
+        first: Option<Inode>,
+    ) -> Inode {
         let at_name = self.disk.look(dir, name).map(|there| there.inode);
         if at_name.is_none() || at_name != first {
             self.disk.remove(dir, name);

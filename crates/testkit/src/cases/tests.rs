@@ -1,0 +1,35 @@
+use super::*;
+use crate::model::Model;
+
+#[test]
+fn the_model_gives_what_every_case_expects() {
+    let mut wrong = Vec::new();
+    for case in all() {
+        match (Model::of_image(case.options, &case.layers), &case.expect) {
+            (Ok(model), _) => {
+                let mismatches = case.mismatches(&model.tree());
+                wrong.extend(mismatches.into_iter().map(|m| format!("{}: {m}", case.name)));
+            }
+            (Err(_), Expect::Refused) => {}
+            (Err(refusal), Expect::Tree(_)) => wrong.push(format!("{}: refused: {refusal}", case.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{} mismatches\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn names_are_unique_and_start_with_a_rule() {
+    let cases = all();
+    let names: BTreeSet<&str> = cases.iter().map(|case| case.name).collect();
+    assert_eq!(names.len(), cases.len());
+    assert!(cases.len() >= 120, "{} cases", cases.len());
+    assert!(cases.iter().all(|case| !case.rules.is_empty()));
+}
+
+#[test]
+fn a_mismatch_is_seen() {
+    let case = case("x", &["X"], vec![], vec![("a", f("1").mode(0o600)), ("b", d())]);
+    let model = Model::of_image(Options::default(), &[vec![crate::file("a", "2"), crate::file("c", "")]]).unwrap();
+    let mismatches = case.mismatches(&model.tree());
+    assert_eq!(mismatches.len(), 4, "{mismatches:?}");
+}

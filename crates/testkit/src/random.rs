@@ -1,0 +1,202 @@
+//! Random images over a tiny alphabet, so that names collide all the time.
+//!
+//! One seed gives one image, forever on every machine: the seed in a failing test's message is enough to repeat it.
+
+use crate::entry::{EntryKind, EntrySpec, blk, chr, dir, fifo, file, hardlink, opaque, symlink, whiteout};
+use crate::model::{Model, Options};
+use crate::tree::Kind;
+
+/// A xorshift generator.
+struct Rng(u64);
+
+impl Rng {
+    fn new(seed: u64) -> Rng {
+        // Spreads neighbouring seeds and never starts at zero.
+        Rng(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn percent(&mut self, p: usize) -> bool {
+        self.below(100) < p
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}
+
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "lib", "usr"];
+
+/// Makes an image: 1 to 5 layers of 1 to 14 entries, bottom first.
+///
+/// Nine images in ten are such that the default options take them.
+pub fn random_image(seed: u64) -> Vec<Vec<EntrySpec>> {
+    random_image_for(seed, Options::default())
+}
+
+/// Makes an image as [`random_image`] does, where nine in ten are such that these options take them.
+pub fn random_image_for(seed: u64, options: Options) -> Vec<Vec<EntrySpec>> {
+    let mut rng = Rng::new(seed);
+    let free = rng.percent(10);
+    let mut below = Model::new(options);
+    let mut layers: Vec<Vec<EntrySpec>> = Vec::new();
+    for _ in 0..1 + rng.below(5) {
+        if !layers.is_empty() && rng.percent(5) {
+            // The same layer twice in one image.
+            let again = rng.pick(&layers).clone();
+            let mut next = below.clone();
+            if free || next.apply(&again).is_ok() {
+                below = next;
+                layers.push(again);
+                continue;
+            }
+        }
+        let mut layer: Vec<EntrySpec> = Vec::new();
+        for _ in 0..1 + rng.below(14) {
+            layer.push(entry(&mut rng, &below, &layer));
+            // A refused layer is told by its last entry, or by an earlier link that waits for what never comes.
+            if !free && below.clone().apply(&layer).is_err() {
+                layer.pop();
+            }
+        }
+        if below.apply(&layer).is_err() && !free {
+            unreachable!("every prefix of the layer was applied");
+        }
+        layers.push(layer);
+    }
+    layers
+}
+
+fn entry(rng: &mut Rng, below: &Model, layer: &[EntrySpec]) -> EntrySpec {
+    let path = name(rng, below, layer);
+    let entry = match rng.below(100) {
+        0..=27 => file(&path, format!("content {}", rng.below(1000))),
+        28..=47 => dir(format!("{path}/")),
+        48..=59 => symlink(&path, target(rng)),
+        60..=71 => hardlink(&path, link_target(rng, below, layer)),
+        72..=83 => {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            whiteout(parent, name)
+        }
+        84..=90 => {
+            let parent =
+                path.rsplit_once('/').map_or(if rng.percent(15) { "" } else { &path[..] }, |(parent, _)| parent);
+            opaque(parent)
+        }
+        91..=93 => fifo(&path),
+        94 => chr(&path, 1, 3),
+        95 => blk(&path, 7, 1),
+        96 => chr(&path, 0, 0),
+        97 => dir("./"),
+        98 => file(format!(".wh.{path}/x"), ""),
+        _ => file(format!("../{path}"), "clamped"),
+    };
+    metadata(rng, entry)
+}
+
+fn metadata(rng: &mut Rng, mut entry: EntrySpec) -> EntrySpec {
+    entry = entry.mtime_nanos(1_000_000 + rng.below(1000) as i64, *rng.pick(&[0, 0, 0, 123_456_789]));
+    if rng.percent(40) {
+        entry = entry.mode(*rng.pick(&[0o600, 0o644, 0o700, 0o711, 0o755, 0o1777, 0o2755, 0o4755]));
+    }
+    if rng.percent(30) {
+        entry = entry.owner(rng.below(4) as u64, rng.below(4) as u64);
+    }
+    if rng.percent(12) {
+        entry = entry.xattr(*rng.pick(&["user.a", "user.b"]), *rng.pick(&["1", "2", ""]));
+    }
+    entry
+}
+
+/// A path of up to four components; often one below what is there already.
+fn name(rng: &mut Rng, below: &Model, layer: &[EntrySpec]) -> String {
+    if rng.percent(45) {
+        let mut known = known(below, layer, |_| true);
+        known.retain(|path| !path.is_empty());
+        if !known.is_empty() {
+            let path = rng.pick(&known).clone();
+            let depth = path.split('/').count();
+            return if rng.percent(50) && depth < 4 { format!("{path}/{}", rng.pick(&NAMES)) } else { path };
+        }
+    }
+    let depth = *rng.pick(&[1, 1, 1, 2, 2, 2, 3, 4]);
+    let names: Vec<&str> = (0..depth).map(|_| *rng.pick(&NAMES)).collect();
+    names.join("/")
+}
+
+/// A symlink target: relative, absolute, with `..`, dangling, or a loop by chance.
+fn target(rng: &mut Rng) -> String {
+    let names: Vec<&str> = (0..1 + rng.below(2)).map(|_| *rng.pick(&NAMES)).collect();
+    let path = names.join("/");
+    match rng.below(10) {
+        0..=4 => path,
+        5..=6 => format!("/{path}"),
+        7 => format!("../{path}"),
+        8 => format!("{path}/../{}", rng.pick(&NAMES)),
+        _ => (*rng.pick(&["/", "..", ".", "../../.."])).to_string(),
+    }
+}
+
+/// A hard link's target: mostly something that exists, or will.
+fn link_target(rng: &mut Rng, below: &Model, layer: &[EntrySpec]) -> String {
+    let known = known(below, layer, |kind| *kind != Kind::Dir);
+    match () {
+        () if !known.is_empty() && rng.percent(85) => {
+            let path = rng.pick(&known);
+            if rng.percent(10) { format!("/./{path}") } else { path.clone() }
+        }
+        () => {
+            let names: Vec<&str> = (0..1 + rng.below(2)).map(|_| *rng.pick(&NAMES)).collect();
+            names.join("/")
+        }
+    }
+}
+
+/// Names that exist below or were written down in this layer.
+fn known(below: &Model, layer: &[EntrySpec], of: impl Fn(&Kind) -> bool) -> Vec<String> {
+    let there = below.tree().0.into_iter().filter(|(_, node)| of(&node.kind)).map(|(path, _)| path);
+    let kind = |entry: &EntrySpec| if entry.kind == EntryKind::Dir { Kind::Dir } else { Kind::Fifo };
+    let here = layer.iter().filter(|entry| of(&kind(entry))).map(|entry| entry.path.clone());
+    let text =
+        |path: Vec<u8>| String::from_utf8(path).expect("the alphabet is ASCII").trim_end_matches('/').to_string();
+    let plain = |path: &String| !path.contains(".wh.") && !path.contains("..");
+    there.chain(here).map(text).filter(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_seed_gives_one_image() {
+        assert_eq!(random_image(7), random_image(7));
+        assert_ne!(random_image(7), random_image(8));
+    }
+
+    #[test]
+    fn most_images_are_taken_and_every_kind_occurs() {
+        let (mut taken, mut kinds, mut late) = (0, std::collections::HashSet::new(), 0);
+        for seed in 0..300 {
+            let image = random_image(seed);
+            assert!((1..=5).contains(&image.len()));
+            for (i, entry) in image.iter().flat_map(|layer| layer.iter().enumerate()) {
+                kinds.insert(std::mem::discriminant(&entry.kind));
+                late += usize::from(i > 8);
+            }
+            taken += usize::from(Model::of_image(Options::default(), &image).is_ok());
+        }
+        assert!((255..300).contains(&taken), "{taken} of 300");
+        assert_eq!(kinds.len(), 7);
+        assert!(late > 300, "layers are too short: {late}");
+    }
+}

@@ -83,7 +83,7 @@ pub struct Entry {
     pub atime: Option<Timestamp>,
     /// Extended attributes in archive order, names without prefix of the carrier; no name twice.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Bytes of data that follow the headers, without padding to 512.
+    /// Bytes of data that follow the headers, without padding to 512; 0 for everything but [`EntryKind::File`].
     pub stored: u64,
 }
 

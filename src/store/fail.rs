@@ -1,7 +1,7 @@
 //! Named points between the steps of the store, where a test may kill the process or make the step fail.
 //!
 //! In a normal build a point is an empty inline function. With `cfg(test)` or the feature `failpoints`:
-//! `UNPLY_FAILPOINT=NAME` kills the process with SIGKILL when it first gets there, `UNPLY_FAILPOINT_TRACE=FILE`
+//! `UNPLY_FAILPOINT=NAME#N` kills the process with SIGKILL when it gets there for the Nth time, `UNPLY_FAILPOINT_TRACE=FILE`
 //! appends the name of every point passed, and [`inject`] makes a point fail once in the calling thread.
 
 #[cfg(not(any(test, feature = "failpoints")))]
@@ -20,9 +20,13 @@ pub(crate) fn fail_point(name: &str) -> crate::error::Result<()> {
             let _ = writeln!(file, "{name}");
         }
     }
-    if std::env::var_os("UNPLY_FAILPOINT").is_some_and(|wanted| wanted == name) {
-        // Nothing runs after this: no destructor, no buffer flush, as with a kill from outside.
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    if let Some(wanted) = std::env::var("UNPLY_FAILPOINT").ok().filter(|w| !w.is_empty()) {
+        let (wanted, nth) = wanted.split_once('#').unwrap_or((&wanted, "1"));
+        let hits = || HITS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        if wanted == name && nth.parse().is_ok_and(|nth: u32| nth == hits()) {
+            // Nothing runs after this: no destructor, no buffer flush, as with a kill from outside.
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        }
     }
     INJECTED.with_borrow_mut(|injected| match injected.iter().position(|i| i == name) {
         Some(at) => {
@@ -32,6 +36,10 @@ pub(crate) fn fail_point(name: &str) -> crate::error::Result<()> {
         None => Ok(()),
     })
 }
+
+/// How often the wanted point was passed; counts nothing where no point is wanted.
+#[cfg(any(test, feature = "failpoints"))]
+static HITS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 #[cfg(any(test, feature = "failpoints"))]
 thread_local! {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::record::{FixupKey, LayerOptions};
 use crate::digest::{Algorithm, DiffId, Digest, ImageId};
 use crate::error::{Error, ErrorKind};
-use crate::policy::Selinux;
+use crate::policy::{LowerSymlinks, RootEntry, Selinux};
 
 /// Characters of a name. A longer one would push 128 lower directories over one page of mount options.
 pub(super) const LEN: usize = 12;
@@ -26,21 +26,23 @@ pub struct Id([u8; LEN]);
 impl Id {
     /// Returns the name of the layer with this diff_id, unpacked with these options.
     pub fn of_layer(diff_id: &DiffId, options: &LayerOptions) -> Id {
-        let selinux = match options.selinux {
-            Selinux::Drop => "drop",
-            Selinux::Keep => "keep",
-        };
-        Id::of(&["layer", &diff_id.to_string(), selinux])
+        Id::of(&["layer", &diff_id.to_string(), selinux_word(options.selinux)])
     }
 
     /// Returns the name of the fix-up that stands directly above the top layer of a chain.
     pub fn of_fixup(key: &FixupKey) -> Id {
-        // Spelled by hand and not serialised: a field added later with its default must not rename what is there.
-        let options = format!(
-            "strict={} root_entry={:?} lower_symlinks={:?} selinux={:?}",
-            key.options.strict, key.options.root_entry, key.options.lower_symlinks, key.options.selinux
-        );
-        Id::of(&["fixup", &key.chain_id.to_string(), &options])
+        // Spelled by hand and not serialised: a renamed variant must not rename what is on disk.
+        let strict = if key.options.strict { "strict" } else { "lenient" };
+        let root_entry = match key.options.root_entry {
+            RootEntry::Ignore => "ignore",
+            RootEntry::Apply => "apply",
+        };
+        let lower_symlinks = match key.options.lower_symlinks {
+            LowerSymlinks::Resolve => "resolve",
+            LowerSymlinks::Shadow => "shadow",
+        };
+        let selinux = selinux_word(key.options.selinux);
+        Id::of(&["fixup", &key.chain_id.to_string(), strict, root_entry, lower_symlinks, selinux])
     }
 
     pub(super) fn of_image(image_id: &ImageId) -> Id {
@@ -81,6 +83,13 @@ impl Id {
     /// Returns the name.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+fn selinux_word(selinux: Selinux) -> &'static str {
+    match selinux {
+        Selinux::Drop => "drop",
+        Selinux::Keep => "keep",
     }
 }
 

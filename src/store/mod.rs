@@ -312,3 +312,7 @@ fn io_at(call: &str, path: &Path, e: impl Into<io::Error>) -> Error {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_process;
+#[cfg(test)]
+mod tests_remove;

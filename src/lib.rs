@@ -1,11 +1,16 @@
 //! unply
 pub mod apply;
+pub mod cancel;
 pub mod digest;
 pub mod error;
 pub mod fixup;
+pub mod image;
 pub mod merge;
 pub mod mount;
 pub mod policy;
 pub mod root;
+pub mod store;
+pub mod stream;
 pub mod sys;
 pub mod tar;
+pub mod unpack;

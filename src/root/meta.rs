@@ -146,6 +146,20 @@ impl Dir {
         xattrs_of(self)
     }
 
+    /// Gives `name` this metadata: owner, xattrs (added to what is there), mode unless it is a symlink, times; nothing is followed.
+    pub fn apply_meta(&self, name: &[u8], node: &NodeMeta, owner: bool, is_symlink: bool) -> Result<()> {
+        if owner {
+            self.set_owner(name, node.meta.uid, node.meta.gid)?;
+        }
+        for (xattr, value) in &node.xattrs {
+            self.set_xattr(name, xattr, value).map_err(|e| failed("lsetxattr", xattr, e))?;
+        }
+        if !is_symlink {
+            self.set_mode(name, node.meta.mode)?;
+        }
+        self.set_times(name, &node.meta)
+    }
+
     /// Gives the directory itself this metadata: owner, then xattrs (replacing what is there, but for those `keep` names), mode, times.
     pub fn apply_meta_self(&self, node: &NodeMeta, owner: bool, keep: &dyn Fn(&[u8]) -> bool) -> Result<()> {
         if owner {

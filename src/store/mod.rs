@@ -30,7 +30,7 @@
 //!                  record, since a committed snapshot changes its name but keeps its directory
 //!   staging/NAME/  tree/, meta/ (becomes layers/ID), `lock`: flock held by the owner; `.tmp-*`: files being written
 //!   pins/NAME      one ID a line, flock held by the owner
-//!   e/1, e/2       two empty directories, 0755, mtime 0, for mounts of fewer than two layers
+//!   e/0, e/1       two empty directories, 0755, mtime 0, for mounts of fewer than two layers
 //!   trash/         what is being deleted; NAME.json is a snapshot's record whose s/DIR is to go too
 //! ```
 //! Every record has a `version`; one that this program does not know is refused. Publication: write the records into
@@ -71,6 +71,7 @@ pub use snapshots::{Base, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mount::EmptyDirs;
 use crate::policy::{Ownership, WhiteoutForm};
 use fail::fail_point;
 use lock::{Locks, Mode};
@@ -108,9 +109,6 @@ impl Store {
     /// `Unsupported` if the store has another flavour or an unknown version; `Usage` if `root` holds something else;
     /// `NotPermitted` if it belongs to somebody else.
     pub fn open(root: &Path, flavour: Flavour, durable: bool) -> Result<Store> {
-        if flavour.whiteouts == WhiteoutForm::RecordOnly {
-            return Err(Error::new(ErrorKind::Usage, "a store needs whiteouts on disk, not only recorded ones"));
-        }
         make_root(root)?;
         Store::open_at(root, Some(flavour), durable)
     }
@@ -173,8 +171,8 @@ impl Store {
     }
 
     /// Returns two empty directories for mounts of fewer than two layers.
-    pub fn empty_dirs(&self) -> [PathBuf; 2] {
-        [self.dir("e").join("1"), self.dir("e").join("2")]
+    pub fn empty_dirs(&self) -> EmptyDirs {
+        EmptyDirs::within(&self.dir("e"))
     }
 
     fn dir(&self, name: &str) -> PathBuf {
@@ -265,7 +263,7 @@ fn create(root: &Path, flavour: Flavour) -> Result<StoreRecord> {
     for name in DIRECTORIES {
         staging::make_dir(&root.join(name), 0o700)?;
     }
-    for name in ["1", "2"] {
+    for name in ["0", "1"] {
         let dir = root.join("e").join(name);
         staging::make_dir(&dir, 0o755)?;
         staging::root_metadata(&dir, flavour.ownership, None)?;
@@ -296,7 +294,6 @@ fn describe(flavour: &Flavour) -> String {
     let whiteouts = match flavour.whiteouts {
         WhiteoutForm::CharDevice => "device",
         WhiteoutForm::Xattr => "xattr",
-        WhiteoutForm::RecordOnly => "recorded",
     };
     let owners = match flavour.ownership {
         Ownership::Keep => "the image's owners",

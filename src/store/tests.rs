@@ -163,7 +163,7 @@ fn layout_is_the_documented_one() {
     for dir in ["staging", "pins", "trash", "fixups"] {
         assert_eq!(entries(&root.join(dir)), [] as [&str; 0], "{dir}");
     }
-    for dir in store.empty_dirs() {
+    for dir in [root.join("e/0"), root.join("e/1")] {
         let meta = fs::metadata(dir).unwrap();
         assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o755, 0));
     }

@@ -1,0 +1,288 @@
+//! Layers of a store stacked into a chain, with the fix-ups that they need.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::apply::{LayerFacts, RootMeta, Warning};
+use crate::digest::{ChainId, ImageId};
+use crate::error::{Error, Result};
+use crate::fixup::{FixupFacts, FixupInput, make_fixup};
+use crate::merge::{ChainView, Layer, Marks};
+use crate::mount::{Attached, MountPlan, Upper};
+use crate::policy::{RootEntry, TreeOptions};
+use crate::root::{Dir, Meta, NodeMeta};
+use crate::store::{
+    Base, Flavour, FixupKey, FixupRef, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
+    SnapshotLock, SnapshotRecord, Store,
+};
+use crate::tar::Timestamp;
+
+use super::{Event, Events};
+
+/// A stack of published layers: what a rootfs is mounted from. While it is held, nothing of it is collected.
+#[derive(Debug)]
+pub struct Chain {
+    store: Store,
+    _pin: Pin,
+    image_id: ImageId,
+    chain_id: ChainId,
+    /// Topmost first.
+    lowers: Vec<(Lower, PathBuf)>,
+    layers: Vec<LayerRef>,
+    root: Option<RootMeta>,
+}
+
+/// A kept writable directory on top of a chain.
+#[derive(Debug)]
+pub struct Snapshot {
+    store: Store,
+    record: SnapshotRecord,
+    _lock: SnapshotLock,
+}
+
+/// One directory of a stack that grows from the bottom.
+#[derive(Clone)]
+struct Stacked {
+    lower: Lower,
+    path: PathBuf,
+    dir: Dir,
+}
+
+pub(super) fn marks(flavour: Flavour) -> Marks {
+    Marks { flavour: flavour.xattr, form: flavour.whiteouts }
+}
+
+/// What a fix-up needs of one layer.
+pub(super) struct LayerPlace<'a> {
+    pub tree: Dir,
+    pub stash: &'a Path,
+    pub journal: &'a Path,
+}
+
+/// Computes one fix-up into the empty directory `target`.
+pub(super) fn fix(
+    layer: &LayerPlace<'_>,
+    lower: ChainView,
+    flavour: Flavour,
+    options: &TreeOptions,
+    target: &Dir,
+    warn: &mut dyn FnMut(Warning),
+) -> Result<FixupFacts> {
+    let open = || File::open(layer.journal).map_err(|e| Error::io(format!("open {}", layer.journal.display()), e));
+    // A layer without a stash never needs one; any directory serves.
+    let stash = if layer.stash.is_dir() { Dir::open(layer.stash)? } else { layer.tree.clone() };
+    let input = FixupInput {
+        lower,
+        layer: layer.tree.clone(),
+        stash,
+        journal: &open,
+        marks: marks(flavour),
+        ownership: flavour.ownership,
+        lower_symlinks: options.lower_symlinks,
+        skip_devices: flavour.xattr == crate::policy::XattrFlavour::User,
+    };
+    make_fixup(&input, target, &mut |name, place| {
+        let place = crate::error::escape(place);
+        warn(Warning::new("through-lower-symlink", name, format!("lands at \"{place}\": its parent is a symlink of a lower layer (R-3)")));
+    })
+}
+
+/// Whether a layer needs a fix-up above a chain that is empty (`bottom`) or not.
+pub(super) fn needs_fixup(facts: &LayerFacts, bottom: bool) -> bool {
+    // At the bottom only links that point forward have anything to settle: implied directories and whiteouts meet nothing.
+    facts.depends_on_lower && (!bottom || facts.late_links > 0)
+}
+
+/// Converts recorded metadata of a root entry.
+pub(super) fn root_node(meta: &RootMeta) -> NodeMeta {
+    let mtime = Timestamp { seconds: meta.mtime, nanos: meta.mtime_nanos };
+    NodeMeta {
+        meta: Meta { mode: meta.mode, uid: meta.uid, gid: meta.gid, mtime, atime: mtime },
+        xattrs: meta.xattrs.clone(),
+    }
+}
+
+impl Chain {
+    /// Stacks the layers of an image that are all in the store, making the fix-ups that are missing.
+    pub(super) fn build(
+        store: &Store,
+        pin: Pin,
+        image_id: ImageId,
+        layers: Vec<LayerRef>,
+        options: &TreeOptions,
+        events: Events<'_>,
+    ) -> Result<Chain> {
+        let diff_ids: Vec<_> = layers.iter().map(LayerRef::diff_id).collect();
+        let chain_ids = ChainId::of_layers(&diff_ids);
+        let mut stack: Vec<Stacked> = Vec::new();
+        let mut root = None;
+        for (layer, chain_id) in layers.iter().zip(&chain_ids) {
+            let facts = layer.facts();
+            if facts.root_opaque {
+                // Overlayfs ignores the mark on a layer's root (W8): what is below is left out.
+                stack.clear();
+            }
+            if options.root_entry == RootEntry::Apply && facts.root_entry.is_some() {
+                root = facts.root_entry.clone();
+            }
+            let mut fixup = None;
+            if needs_fixup(facts, stack.is_empty()) || root.is_some() {
+                let key = FixupKey { chain_id: *chain_id, options: *options };
+                fixup = Some(match store.fixup(&key)? {
+                    Some(found) => found,
+                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, events)?,
+                });
+            }
+            let lower = Lower::Layer(layer.id());
+            // One directory may not be stacked twice; the topmost occurrence says all that the lower one does.
+            stack.retain(|s| s.lower != lower);
+            let path = layer.tree_path().to_path_buf();
+            stack.push(Stacked { lower, dir: Dir::open(&path)?, path });
+            if let Some((id, path)) = fixup.as_ref().and_then(|f| Some((f.id(), f.tree_path()?.to_path_buf()))) {
+                stack.push(Stacked { lower: Lower::Fixup(id), dir: Dir::open(&path)?, path });
+            }
+        }
+        Ok(Chain {
+            store: store.clone(),
+            _pin: pin,
+            image_id,
+            chain_id: chain_ids.last().copied().unwrap_or_else(ChainId::empty),
+            lowers: stack.into_iter().rev().map(|s| (s.lower, s.path)).collect(),
+            layers,
+            root,
+        })
+    }
+
+    /// Returns the chain's identity.
+    pub fn chain_id(&self) -> ChainId {
+        self.chain_id
+    }
+
+    /// Returns the image it was built for.
+    pub fn image_id(&self) -> ImageId {
+        self.image_id
+    }
+
+    /// Returns the image's layers, bottom first.
+    pub fn layers(&self) -> &[LayerRef] {
+        &self.layers
+    }
+
+    /// Returns the directories to stack, topmost first, as in overlayfs's `lowerdir`.
+    pub fn lowerdirs(&self) -> Vec<PathBuf> {
+        self.lowers.iter().map(|(_, path)| path.clone()).collect()
+    }
+
+    /// Returns the plan of a read-only view.
+    pub fn view(&self) -> MountPlan {
+        MountPlan::view(self.lowerdirs(), self.store.flavour().xattr, &self.store.empty_dirs())
+    }
+
+    /// Makes a writable snapshot under `key` on top of the chain, and takes the right to mount it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the key is taken.
+    pub fn snapshot(&self, key: &str) -> Result<Snapshot> {
+        let lowers = self.lowers.iter().map(|(lower, _)| *lower).collect();
+        self.store.create_snapshot(NewSnapshot {
+            key: key.to_owned(),
+            kind: SnapshotKind::Active,
+            base: Base::Image { image_id: self.image_id, lowers },
+            root: self.root.clone(),
+            labels: BTreeMap::new(),
+        })?;
+        Snapshot::open(&self.store, key)
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "a fix-up is all of these")]
+fn make(
+    store: &Store,
+    pin: &Pin,
+    key: FixupKey,
+    layer: &LayerRef,
+    stack: &[Stacked],
+    root: Option<&RootMeta>,
+    options: &TreeOptions,
+    events: Events<'_>,
+) -> Result<FixupRef> {
+    let flavour = store.flavour();
+    let staging = store.stage()?;
+    let view = ChainView::new(
+        stack.iter().rev().map(|s| Layer { dir: s.dir.clone(), marks: Some(marks(flavour)) }).collect(),
+    );
+    let (stash, journal) = (layer.stash_path(), layer.journal_path());
+    let place = LayerPlace { tree: Dir::open(layer.tree_path())?, stash: &stash, journal: &journal };
+    let target = Dir::open(staging.tree_path())?;
+    let name = layer.diff_id().to_string();
+    let mut warn =
+        |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
+    let mut facts = fix(&place, view, flavour, options, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
+    if let Some(root) = root {
+        let keep = |xattr: &[u8]| xattr.starts_with(flavour.xattr.prefix().as_bytes());
+        target.apply_meta_self(&root_node(root), flavour.ownership == crate::policy::Ownership::Keep, &keep)?;
+        facts.nodes += 1;
+    }
+    let staging = (facts.nodes > 0).then_some(staging);
+    let mut made = store.publish_fixups(pin, vec![(key, staging)])?;
+    made.pop().ok_or_else(|| Error::new(crate::error::ErrorKind::Other, "fix-up was not published"))
+}
+
+impl Snapshot {
+    /// Takes the right to mount a kept snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`; `Busy` where another process holds it.
+    pub fn open(store: &Store, key: &str) -> Result<Snapshot> {
+        let (lock, record) = store.lock_snapshot(key, &|| false)?;
+        Ok(Snapshot { store: store.clone(), record, _lock: lock })
+    }
+
+    /// Returns what the store knows about it.
+    pub fn record(&self) -> &SnapshotRecord {
+        &self.record
+    }
+
+    /// Returns the mount point in the store that belongs to it.
+    pub fn mount_path(&self) -> PathBuf {
+        self.record.mount_path(&self.store)
+    }
+
+    /// Returns the plan of its mount: writable for an active one, a view otherwise.
+    pub fn plan(&self) -> MountPlan {
+        let flavour = self.store.flavour().xattr;
+        let empty = self.store.empty_dirs();
+        let lowers = self.record.lower_paths(&self.store);
+        match self.record.kind {
+            SnapshotKind::Active => {
+                let upper = Upper { upper: self.record.upper_path(&self.store), work: self.record.work_path(&self.store) };
+                MountPlan::writable(lowers, upper, flavour, &empty)
+            }
+            _ => MountPlan::view(lowers, flavour, &empty),
+        }
+    }
+
+    /// Mounts it at `target`.
+    ///
+    /// # Errors
+    /// As [`MountPlan::attach`].
+    pub fn mount(&self, target: &Path) -> Result<Attached> {
+        self.plan().attach(target)
+    }
+}
+
+/// Stacks the layers of an image that the store has; layers that are gone are an error.
+pub(super) fn of_record(store: &Store, pin: Pin, record: &ImageRecord, events: Events<'_>) -> Result<Chain> {
+    let options = LayerOptions::from(&record.image.options);
+    let mut layers = Vec::new();
+    for layer in &record.image.layers {
+        let found = store.layer(&layer.diff_id, &options)?.ok_or_else(|| {
+            Error::new(crate::error::ErrorKind::NotFound, "layer is not in the store any more")
+                .with_layer(layer.diff_id)
+                .with_hint("pull the image again")
+        })?;
+        layers.push(found);
+    }
+    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, events)
+}

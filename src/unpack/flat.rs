@@ -1,0 +1,362 @@
+//! Images into a directory: layers are staged side by side and folded onto each other by renames.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::apply::fold::{FoldOptions, fold};
+use crate::apply::{RootMeta, Warning};
+use crate::digest::ChainId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{self, Collected, Image, OpenOptions, Reference, Source};
+use crate::merge::{ChainView, Found, Layer, ViewDir};
+use crate::policy::{Ownership, RootEntry};
+use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, ReadLink};
+use crate::store::{Flavour, Store};
+use crate::stream::Expected;
+
+use super::archive::{check, expected_of, read_stream, warn_unused};
+use super::chain::{LayerPlace, fix, marks, needs_fixup, root_node};
+use super::layer::{Bench, Laid};
+use super::pull::stored;
+use super::target::Target;
+use super::{Event, Events, Ids, LayerOutcome, Options, flavour_for, side_by_side};
+
+/// A finished unpack.
+#[derive(Debug, Clone)]
+pub struct Unpacked {
+    /// The image's identities.
+    pub ids: Ids,
+    /// Its layers, bottom first.
+    pub layers: Vec<LayerOutcome>,
+}
+
+/// Flattens the image that `reference` names into `dir`, which must be absent or empty and then holds the whole tree or nothing.
+///
+/// `store` is looked at only for references to images in a store.
+///
+/// # Errors
+/// `AlreadyExists` where `dir` is not empty; else as [`super::pull`].
+pub fn unpack(
+    reference: &Reference,
+    dir: &Path,
+    store: Option<&Store>,
+    options: &Options,
+    events: Events<'_>,
+) -> Result<Unpacked> {
+    if let Reference::Stored(name) = reference {
+        let store = store.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "there is no store in which this image could be").with_image(reference)
+        })?;
+        return from_store(name, dir, store, options, events).map_err(|e| e.with_image(reference));
+    }
+    let open = OpenOptions { platform: options.platform.clone(), limits: options.limits.clone() };
+    let source = image::open(reference, &open)?;
+    let work = || -> Result<Unpacked> {
+        let target = Target::prepare(dir)?;
+        let flavour = flavour_for(target.staging())?;
+        let flat = Flat { bench: Bench { options, flavour, events }, target };
+        match source {
+            Source::Image(image) => flat.image(image),
+            Source::Stream(stream) => flat.stream(stream),
+        }
+    };
+    work().map_err(|e| e.with_image(reference))
+}
+
+struct Flat<'a> {
+    bench: Bench<'a>,
+    target: Target,
+}
+
+/// Where one layer is staged.
+struct Place(PathBuf);
+
+impl Place {
+    fn make(staging: &Path, index: usize) -> Result<Place> {
+        let path = staging.join(index.to_string());
+        for dir in [path.clone(), path.join("tree")] {
+            fs::create_dir(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
+        }
+        Ok(Place(path))
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.0.join("tree")
+    }
+
+    fn stash(&self) -> PathBuf {
+        self.0.join("stash")
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.0.join("entries")
+    }
+}
+
+impl Flat<'_> {
+    fn image(self, mut image: Image) -> Result<Unpacked> {
+        for layer in &image.layers {
+            layer.check_unpackable()?;
+        }
+        (self.bench.events)(Event::Image { layers: image.layers.iter().map(|l| (l.digest, l.size)).collect() });
+        let mut order: Vec<usize> = (0..image.layers.len()).collect();
+        order.sort_by_key(|at| std::cmp::Reverse(image.layers[*at].size.unwrap_or(u64::MAX)));
+        let laid: Mutex<HashMap<usize, (Place, Laid)>> = Mutex::new(HashMap::new());
+        let failed = Mutex::new(None);
+        side_by_side(self.bench.options, &order, &failed, &|at| {
+            self.bench.options.cancel.check()?;
+            let layer = &image.layers[*at];
+            let single = layer.diff_id.is_none();
+            let expected = Expected {
+                digest: layer.digest,
+                size: if single { None } else { layer.size },
+                diff_id: layer.diff_id,
+            };
+            let place = Place::make(self.target.staging(), *at)?;
+            let blob = image.open_layer(*at)?;
+            let done = self.bench.lay(*at, blob, expected, &place.tree(), &place.stash(), &place.journal())?;
+            laid.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*at, (place, done));
+            Ok(())
+        })?;
+        if let Some(e) = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            return Err(e);
+        }
+        let mut laid = laid.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut layers = Vec::new();
+        for at in 0..image.layers.len() {
+            layers.push(laid.remove(&at).ok_or_else(|| Error::new(ErrorKind::Cancelled, "cancelled"))?);
+        }
+        if let [(_, only)] = layers.as_slice()
+            && image.image_id.is_none()
+        {
+            image.settle_layer(only.report.diff_id)?;
+        }
+        self.conclude(&image, layers)
+    }
+
+    fn stream(self, stream: crate::image::ArchiveStream) -> Result<Unpacked> {
+        let place = |at| Place::make(self.target.staging(), at);
+        let paths = |p: &Place| [p.tree(), p.stash(), p.journal()];
+        let collected = read_stream(&self.bench, stream, &place, &paths)?;
+        warn_unused(&collected, self.bench.events);
+        let expected: Vec<Expected> = (0..collected.image.layers.len()).map(|at| expected_of(&collected, at)).collect();
+        let Collected { image, layers: wanted, tokens } = collected;
+        let mut tokens: Vec<Option<_>> = tokens.into_iter().map(|(_, t)| Some(t)).collect();
+        let mut done: HashMap<usize, usize> = HashMap::new();
+        let mut layers: Vec<(Place, Laid)> = Vec::new();
+        for (at, (token, expected)) in wanted.iter().zip(&expected).enumerate() {
+            match tokens.get_mut(*token).and_then(Option::take) {
+                Some(passed) => {
+                    let (place, laid) = passed.judged(expected)?;
+                    check(&laid, expected)?;
+                    done.insert(*token, at);
+                    layers.push((place, laid));
+                }
+                None => {
+                    // Folding takes a tree apart, so a layer that stands twice needs a second one.
+                    let first = done.get(token).and_then(|first| layers.get(*first)).ok_or_else(|| {
+                        Error::new(ErrorKind::Other, "layer of the stream was used up")
+                    })?;
+                    let copy = self.copy_place(&first.0, wanted.len() + at)?;
+                    let laid = Laid { facts: first.1.facts.clone(), report: first.1.report.clone(), seconds: 0.0 };
+                    layers.push((copy, laid));
+                }
+            }
+        }
+        self.conclude(&image, layers)
+    }
+
+    fn copy_place(&self, first: &Place, number: usize) -> Result<Place> {
+        let place = Place::make(self.target.staging(), usize::MAX - number)?;
+        let copy = |from: PathBuf, to: PathBuf| -> Result<()> {
+            let view = ChainView::new(vec![Layer { dir: Dir::open(&from)?, marks: None }]);
+            copy_view(&view, &Dir::open(&to)?, true)
+        };
+        copy(first.tree(), place.tree())?;
+        if first.stash().is_dir() {
+            fs::create_dir(place.stash()).map_err(|e| Error::io("create the stash", e))?;
+            copy(first.stash(), place.stash())?;
+        }
+        fs::copy(first.journal(), place.journal()).map_err(|e| Error::io("copy the journal", e))?;
+        Ok(place)
+    }
+
+    fn conclude(self, image: &Image, layers: Vec<(Place, Laid)>) -> Result<Unpacked> {
+        let image_id =
+            image.image_id.ok_or_else(|| Error::new(ErrorKind::Other, "the image has no id after its unpack"))?;
+        let diff_ids: Vec<_> = layers.iter().map(|(_, laid)| laid.report.diff_id).collect();
+        let chains = ChainId::of_layers(&diff_ids);
+        let mut outcomes = Vec::new();
+        for (at, ((_, laid), chain_id)) in layers.iter().zip(&chains).enumerate() {
+            let outcome = LayerOutcome {
+                digest: laid.report.digest,
+                diff_id: laid.report.diff_id,
+                chain_id: *chain_id,
+                compressed_bytes: laid.report.compressed_bytes,
+                uncompressed_bytes: laid.report.uncompressed_bytes,
+                entries: laid.facts.entries,
+                reused: false,
+                seconds: laid.seconds,
+            };
+            (self.bench.events)(Event::LayerDone { index: at, outcome: outcome.clone() });
+            outcomes.push(outcome);
+        }
+        let root_path = self.target.staging().join("rootfs");
+        fs::create_dir(&root_path).map_err(|e| Error::io(format!("create {}", root_path.display()), e))?;
+        let root = Dir::open(&root_path)?;
+        crate::apply::finish_root(&root, self.bench.flavour.ownership)?;
+        let mut root_meta: Option<RootMeta> = None;
+        for (bottom, (place, laid)) in layers.iter().enumerate().map(|(n, l)| (n == 0, l)) {
+            self.bench.options.cancel.check()?;
+            self.fold_one(&root, place, laid, bottom)
+                .map_err(|e| e.with_layer(laid.report.diff_id))?;
+            if self.bench.options.tree.root_entry == RootEntry::Apply && laid.facts.root_entry.is_some() {
+                root_meta = laid.facts.root_entry.clone();
+            }
+        }
+        if let Some(meta) = root_meta {
+            root.apply_meta_self(&root_node(&meta), self.bench.flavour.ownership == Ownership::Keep, &|_| false)?;
+        }
+        self.target.publish(&root_path, self.bench.options.durable)?;
+        Ok(Unpacked {
+            ids: Ids { image_id, chain_id: chains.last().copied().unwrap_or_else(ChainId::empty) },
+            layers: outcomes,
+        })
+    }
+
+    fn fold_one(&self, root: &Dir, place: &Place, laid: &Laid, bottom: bool) -> Result<()> {
+        let flavour = self.bench.flavour;
+        let facts = &laid.facts;
+        let tree = Dir::open(&place.tree())?;
+        let options = |has_marks, root_opaque| FoldOptions {
+            flavour: flavour.xattr,
+            form: flavour.whiteouts,
+            ownership: flavour.ownership,
+            has_marks,
+            root_opaque,
+        };
+        let fresh = bottom || facts.root_opaque;
+        let mut fixup = None;
+        if needs_fixup(facts, fresh) {
+            let path = place.0.join("fix");
+            fs::create_dir(&path).map_err(|e| Error::io(format!("create {}", path.display()), e))?;
+            let target = Dir::open(&path)?;
+            let lower = if fresh { Vec::new() } else { vec![Layer { dir: root.clone(), marks: None }] };
+            let (stash, journal) = (place.stash(), place.journal());
+            let here = LayerPlace { tree: tree.clone(), stash: &stash, journal: &journal };
+            let name = laid.report.diff_id.to_string();
+            let mut warn = |warning: Warning| {
+                (self.bench.events)(Event::Warning { layer: Some(name.clone()), warning });
+            };
+            let made =
+                fix(&here, ChainView::new(lower), flavour, &self.bench.options.tree, &target, &mut warn)?;
+            fixup = (made.nodes > 0).then_some((target, made));
+        }
+        fold(root, &tree, &options(facts.whiteouts + facts.opaques > 0, facts.root_opaque))?;
+        if let Some((dir, made)) = fixup {
+            fold(root, &dir, &options(made.whiteouts > 0, false))?;
+        }
+        Ok(())
+    }
+}
+
+/// Flattens an image whose blobs are gone but whose layers the store has: the merged view is copied.
+fn from_store(name: &str, dir: &Path, store: &Store, options: &Options, events: Events<'_>) -> Result<Unpacked> {
+    let pulled = stored(name, store, events)?;
+    let target = Target::prepare(dir)?;
+    let flavour: Flavour = store.flavour();
+    let mut layers = Vec::new();
+    for path in pulled.chain.lowerdirs() {
+        layers.push(Layer { dir: Dir::open(&path)?, marks: Some(marks(flavour)) });
+    }
+    let root_path = target.staging().join("rootfs");
+    fs::create_dir(&root_path).map_err(|e| Error::io(format!("create {}", root_path.display()), e))?;
+    let root = Dir::open(&root_path)?;
+    let view = ChainView::new(layers);
+    copy_view(&view, &root, flavour.ownership == Ownership::Keep)?;
+    options.cancel.check()?;
+    if view.root().is_none() {
+        crate::apply::finish_root(&root, flavour.ownership)?;
+    }
+    target.publish(&root_path, options.durable)?;
+    Ok(Unpacked {
+        ids: Ids { image_id: pulled.record.image.image_id, chain_id: pulled.chain.chain_id() },
+        layers: pulled.layers,
+    })
+}
+
+/// Copies everything that a view shows into an empty directory.
+fn copy_view(view: &ChainView, to: &Dir, owners: bool) -> Result<()> {
+    let Some(root) = view.root() else { return Ok(()) };
+    let marked = view.layers().first().and_then(|l| l.marks);
+    let mut copier = Copier { links: HashMap::new(), top: to.clone(), owners, marked };
+    copier.dir(&root, to, &mut Vec::new())
+}
+
+struct Copier {
+    /// Inodes with several names: where the first copy is.
+    links: HashMap<(u64, u64), (Vec<u8>, Vec<u8>)>,
+    top: Dir,
+    owners: bool,
+    marked: Option<crate::merge::Marks>,
+}
+
+impl Copier {
+    fn dir(&mut self, from: &ViewDir, to: &Dir, path: &mut Vec<u8>) -> Result<()> {
+        for name in from.list()? {
+            match from.lookup(&name)? {
+                None => {}
+                Some(Found::Dir(child)) => {
+                    to.make_dir(&name, 0o700)?;
+                    let length = path.len();
+                    if length > 0 {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(&name);
+                    self.dir(&child, &to.open_child(&name)?, path)?;
+                    path.truncate(length);
+                }
+                Some(Found::Other { dir, stat, .. }) => {
+                    if stat.nlink > 1 {
+                        if let Some((parent, first)) = self.links.get(&stat.id) {
+                            let source = self.top.open_below_or_self(parent)?;
+                            if to.link(&name, &source, first)? == LinkOutcome::Made {
+                                continue;
+                            }
+                        }
+                        self.links.insert(stat.id, (path.clone(), name.clone()));
+                    }
+                    self.leaf(&dir, to, &name, &stat)?;
+                }
+            }
+        }
+        to.apply_meta_self(&from.meta()?, self.owners, &|_| false)
+    }
+
+    fn leaf(&self, from: &Dir, to: &Dir, name: &[u8], stat: &crate::root::Stat) -> Result<()> {
+        match stat.kind {
+            Kind::File => {
+                let source = from.open_file(name)?;
+                let fd = to.make_file(name, 0o600)?;
+                if let Some(fd) = fd {
+                    crate::sys::reflink_or_copy(&source, &fd)?;
+                }
+            }
+            Kind::Symlink => {
+                if let ReadLink::Target(target) = from.read_link(name)? {
+                    to.make_symlink(name, &target)?;
+                }
+            }
+            kind => {
+                to.make_node(name, kind, 0o600, stat.rdev)?;
+            }
+        }
+        let mut xattrs = from.xattrs(name)?;
+        if let Some(marks) = self.marked {
+            xattrs.retain(|(n, _)| !marks.is_mark(n));
+        }
+        to.apply_meta(name, &NodeMeta { meta: stat.meta, xattrs }, self.owners, stat.kind == Kind::Symlink)
+    }
+}

@@ -1,0 +1,233 @@
+//! The directory that a flattened image appears in: complete or not at all.
+//!
+//! The tree is staged in a directory of its own, beside the target, and takes its place by one rename. Where the target is a mount
+//! point, which no rename can replace, the staging stands inside it and doubles as the mark that the target is unfinished:
+//! it goes last. A staging whose lock is free belongs to nobody alive and is removed by the next run.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::root::Dir;
+use crate::sys;
+
+const PREFIX: &str = ".unply-";
+const LOCK: &str = "lock";
+
+/// A target that is being prepared; dropping it removes what was staged.
+#[derive(Debug)]
+pub(super) struct Target {
+    dir: PathBuf,
+    staging: PathBuf,
+    inside: bool,
+    _lock: File,
+    done: bool,
+}
+
+fn at(call: &str, path: &Path, e: std::io::Error) -> Error {
+    Error::io(format!("{call} {}", path.display()), e)
+}
+
+impl Target {
+    /// Checks `dir`, removes what dead runs left beside or in it, and makes the staging directory.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where `dir` is not empty or no directory; `Busy` where another run is unpacking into it.
+    pub(super) fn prepare(dir: &Path) -> Result<Target> {
+        let dir = std::path::absolute(dir).map_err(|e| at("resolve", dir, e))?;
+        let (inside, home) = match fs::symlink_metadata(&dir) {
+            Ok(meta) if !meta.is_dir() => {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("{} exists and is no directory", dir.display()))
+                    .with_hint("choose a directory that is absent or empty"));
+            }
+            Ok(_) if is_mount_point(&dir)? => (true, dir.clone()),
+            Ok(_) => (false, parent_of(&dir)?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (false, parent_of(&dir)?),
+            Err(e) => return Err(at("look at", &dir, e)),
+        };
+        clean(&home, inside)?;
+        check_empty(&dir)?;
+        let staging = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .rand_bytes(10)
+            .tempdir_in(&home)
+            .map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{} does not exist", home.display()))
+                    .with_hint("make it first, or choose another target"),
+                _ => at("create a directory in", &home, e),
+            })?
+            .keep();
+        let lock = File::create(staging.join(LOCK)).map_err(|e| at("create", &staging.join(LOCK), e))?;
+        own(&lock)?;
+        // What the place gives its children by setgid bit or default ACL never reaches the rootfs.
+        forget_the_place(&staging)?;
+        Ok(Target { dir, staging, inside, _lock: lock, done: false })
+    }
+
+    /// Returns a directory of its own, on the target's file system.
+    pub(super) fn staging(&self) -> &Path {
+        &self.staging
+    }
+
+    /// Puts the finished tree `root`, a directory in the staging, in the target's place.
+    ///
+    /// # Errors
+    /// Errors of system calls; the target is then as it was.
+    pub(super) fn publish(mut self, root: &Path, durable: bool) -> Result<()> {
+        let tree = Dir::open(root)?;
+        if durable {
+            sys::sync_fs(tree.as_fd()).map_err(Error::from)?;
+        }
+        if self.inside {
+            let dir = Dir::open(&self.dir)?;
+            for listed in tree.list()? {
+                tree.rename(&listed.name, &dir, &listed.name)?;
+            }
+            let root = crate::root::NodeMeta { meta: tree.stat_self()?.meta, xattrs: tree.xattrs_self()? };
+            self.remove()?;
+            self.done = true;
+            let lost_and_found = |_: &[u8]| false;
+            dir.apply_meta_self(&root, true, &lost_and_found)?;
+            if durable {
+                sys::sync_fs(dir.as_fd()).map_err(Error::from)?;
+            }
+            return Ok(());
+        }
+        match fs::rename(root, &self.dir) {
+            Ok(()) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
+                return Err(not_empty(&self.dir));
+            }
+            Err(e) => return Err(at("put the tree in place at", &self.dir, e)),
+        }
+        if durable {
+            let parent = parent_of(&self.dir)?;
+            File::open(&parent).and_then(|f| f.sync_all()).map_err(|e| at("sync", &parent, e))?;
+        }
+        self.done = true;
+        self.remove()
+    }
+
+    fn remove(&self) -> Result<()> {
+        remove_path(&self.staging)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        if self.inside
+            && let Err(e) = empty(&self.dir, Some(&self.staging))
+        {
+            tracing::warn!(path = %self.dir.display(), error = %e, "an unfinished tree is left behind");
+        }
+        if let Err(e) = self.remove() {
+            tracing::warn!(path = %self.staging.display(), error = %e, "staging is left behind");
+        }
+    }
+}
+
+fn parent_of(dir: &Path) -> Result<PathBuf> {
+    match dir.parent() {
+        Some(parent) => Ok(parent.to_path_buf()),
+        None => Err(Error::new(ErrorKind::AlreadyExists, "the root directory cannot be a target")),
+    }
+}
+
+fn is_mount_point(dir: &Path) -> Result<bool> {
+    let st = rustix::fs::statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+        .map_err(|e| at("statx", dir, e.into()))?;
+    if st.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+        return Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    }
+    // Before Linux 5.8: another device than the parent's.
+    let parent = rustix::fs::stat(parent_of(dir)?.as_path()).map_err(|e| at("stat", dir, e.into()))?;
+    Ok((st.stx_dev_major, st.stx_dev_minor) != (rustix::fs::major(parent.st_dev), rustix::fs::minor(parent.st_dev)))
+}
+
+fn own(lock: &File) -> Result<()> {
+    rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io("flock", e.into()))
+}
+
+fn not_empty(dir: &Path) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("{} is not empty", dir.display()))
+        .with_hint("choose a directory that is absent or empty")
+}
+
+fn check_empty(dir: &Path) -> Result<()> {
+    let names = match fs::read_dir(dir) {
+        Ok(names) => names,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(at("list", dir, e)),
+    };
+    for name in names {
+        let name = name.map_err(|e| at("list", dir, e))?.file_name();
+        if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            return Err(Error::new(ErrorKind::Busy, format!("another run is unpacking into {}", dir.display())));
+        }
+        if name != "lost+found" {
+            return Err(not_empty(dir));
+        }
+    }
+    Ok(())
+}
+
+/// Removes stagings in `home` whose owner is dead; with `inside`, also what such a run had put in place already.
+fn clean(home: &Path, inside: bool) -> Result<()> {
+    let names = match fs::read_dir(home) {
+        Ok(names) => names,
+        // Making the staging says what is wrong.
+        Err(_) => return Ok(()),
+    };
+    for name in names.flatten() {
+        if !name.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = name.path();
+        // Without a lock file it is not ours, or so young that its owner is about to make one.
+        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => continue,
+            Err(e) => return Err(at("lock", &path, e.into())),
+        }
+        if inside {
+            empty(home, Some(&path))?;
+        }
+        remove_path(&path)?;
+    }
+    Ok(())
+}
+
+/// Empties the target of an unfinished run, but for `lost+found` and the staging that marks it.
+fn empty(dir: &Path, but: Option<&Path>) -> Result<()> {
+    let but = but.and_then(Path::file_name).map(|n| n.as_encoded_bytes().to_vec());
+    let handle = Dir::open(dir)?;
+    for listed in handle.list()? {
+        if listed.name != b"lost+found" && Some(&listed.name) != but.as_ref() {
+            handle.remove_all(&listed.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a staging; its lock file goes with it, last of all in effect, since the descriptor keeps it.
+fn remove_path(path: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    Dir::open(parent)?.remove_all(name.as_encoded_bytes())
+}
+
+fn forget_the_place(dir: &Path) -> Result<()> {
+    let handle = Dir::open(dir)?;
+    for acl in [&b"system.posix_acl_default"[..], b"system.posix_acl_access"] {
+        handle.remove_xattr_self(acl)?;
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(|e| at("chmod", dir, e))
+}

@@ -2,7 +2,7 @@
 //!
 //! * [`tar`](mod@tar) builds archives byte by byte, right ones and wrong ones.
 //! * [`image`] wraps them into OCI layouts and `docker save` archives, with right digests or broken ones.
-//! * [`tree`] is what a root file system looks like; [`describe`] reads one from disk, [`tree::compare`] tells two apart.
+//! * [`tree`] is what a root file system looks like; [`describe()`] reads one from disk, [`tree::compare`] tells two apart.
 //! * [`model`] is the reference model: `docs/spec-notes.md` as an in-memory program, the second implementation of that page.
 //! * [`cases`] is the catalogue of rules written as data, [`random`] makes images that nobody thought of.
 //!

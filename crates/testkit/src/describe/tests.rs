@@ -75,3 +75,42 @@ fn s11_trees_deeper_than_path_max() {
 fn unreadable_paths_say_what_failed() {
     assert!(describe(Path::new("/no/such/place"), &DescribeOptions::default()).is_err());
 }
+
+/// Says why a test cannot run; where everything must run that is a failure.
+fn skip(reason: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "cannot run: {reason}");
+    eprintln!("SKIP: {reason}");
+}
+
+#[test]
+fn w10_a_whiteout_that_leaks_into_a_listing_is_a_phantom() {
+    use std::io::BufRead;
+    use std::process::{Command, Stdio};
+    let root = Temporary::new("phantom");
+    // A whiteout in a directory that only one layer has: overlayfs lists the name and lstat does not find it. The mount
+    // lives in a namespace of its own, so it cannot outlive the shell.
+    let script = "mkdir -p lower/d bottom merged && mknod lower/d/gone c 0 0 && : >lower/d/kept &&
+        mount -t overlay overlay -o lowerdir=lower:bottom merged && echo mounted && read -r end";
+    let mut shell = match Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .current_dir(&root.0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+    {
+        Ok(shell) => shell,
+        Err(error) => return skip(&format!("unshare: {error}")),
+    };
+    let mut line = String::new();
+    io::BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let seen = (line == "mounted\n").then(|| {
+        let merged = format!("/proc/{}/root{}/merged", shell.id(), root.0.display());
+        describe(Path::new(&merged), &DescribeOptions::default())
+    });
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
+    let Some(tree) = seen else { return skip("no overlay mount without privileges") };
+    let tree = tree.unwrap();
+    assert!(matches!(tree.get("d/kept").unwrap().kind, Kind::File { len: 0, .. }));
+    assert_eq!(tree.get("d/gone").map(|node| &node.kind), Some(&Kind::Phantom));
+}

@@ -93,11 +93,10 @@ pub(crate) fn pick(files: &dyn Files, kind: ArchiveKind, wanted: &Wanted<'_>) ->
             other => other,
         },
         (ArchiveKind::Docker | ArchiveKind::Sniff, false, true) => pick_docker(files, wanted),
-        (_, false, false) if files.has("repositories") => Err(Error::new(
-            ErrorKind::Unsupported,
-            "the archive is older than Docker 1.10: it has no manifest.json",
-        )
-        .with_hint("load and save it again with a current docker or podman")),
+        (_, false, false) if files.has("repositories") => {
+            Err(Error::new(ErrorKind::Unsupported, "the archive is older than Docker 1.10: it has no manifest.json")
+                .with_hint("load and save it again with a current docker or podman"))
+        }
         (_, false, false) => not_found(
             "this is no image archive: it has no index.json and no manifest.json",
             "if it is the tar of a single layer or root file system, use layer:FILE or layer:-",
@@ -225,7 +224,9 @@ impl Docker<'_> {
             }
         }
         match best {
-            Some(_) if tied => Err(not_found("several images are here for one name and platform, which one?".to_owned())),
+            Some(_) if tied => {
+                Err(not_found("several images are here for one name and platform, which one?".to_owned()))
+            }
             Some((_, named)) => self.image(named),
             None => Err(Error::new(ErrorKind::NotFound, format!("no image is here for {platform}"))
                 .with_hint(list(platforms.iter().map(Platform::to_string)))),

@@ -297,8 +297,7 @@ fn pass<T>(
     let after_head = size.saturating_sub(have as u64);
     match Looks::of(name, size, head) {
         Looks::Layer(magic) => {
-            let mut member =
-                Member { name: name.to_vec(), size, head, rest: &mut source.outer, remaining: after_head };
+            let mut member = Member { name: name.to_vec(), size, head, rest: &mut source.outer, remaining: after_head };
             let token = layer(&mut member)?;
             let bytes = size.saturating_sub(member.remaining);
             tokens.push((name.to_vec(), token));

@@ -476,7 +476,7 @@ fn folds_to(key: &str, known: &str) -> bool {
 
 /// Decodes standard base64 with padding (RFC 4648, section 4).
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let padding = text.iter().rev().take_while(|b| **b == b'=').count();

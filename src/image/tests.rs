@@ -25,7 +25,7 @@ fn source(reference: &str, platform: Option<&str>) -> Result<Source, Error> {
 }
 
 /// What an image is, however it was read; and the bytes of its layers.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 struct Seen {
     names: Vec<String>,
     manifest_digest: Option<BlobDigest>,
@@ -33,6 +33,14 @@ struct Seen {
     platform: Platform,
     layers: Vec<LayerDescriptor>,
     bytes: Vec<Vec<u8>>,
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: Vec<usize> = self.bytes.iter().map(Vec::len).collect();
+        let ids = (&self.names, self.manifest_digest, self.image_id, &self.platform);
+        write!(f, "{ids:?} {:?} layer bytes {sizes:?}", self.layers)
+    }
 }
 
 fn seen(image: &Image, bytes: Vec<Vec<u8>>) -> Seen {
@@ -778,13 +786,20 @@ fn one_flipped_bit_in_any_document_is_exit_4() {
         fs::write(&path, &raw).unwrap();
         assert_eq!(in_dir(&dir).unwrap_err().kind(), ErrorKind::Integrity);
     }
-    // A config that is named after its digest, in a Docker archive.
-    let packed = fs::read(at("ggcr-tarball/test_image_1.tar")).unwrap();
-    let needle = b"\"architecture\": \"amd64\"";
-    let place = packed.windows(8).position(|w| w == &needle[1..9]).unwrap();
-    let mut broken = packed.clone();
-    broken[place] ^= 1;
+    // A config in a Docker archive, where its name is a digest.
+    let mut broken = fs::read(at("ggcr-tarball/hello-world-v25.tar")).unwrap();
+    let needle = b"\"rootfs\"";
+    let place = broken.windows(needle.len()).position(|w| w == needle).unwrap();
+    broken[place + 1] ^= 1;
     assert_eq!(both(&broken, ArchiveKind::Docker, &Selector::None).unwrap_err().kind(), ErrorKind::Integrity);
+}
+
+/// Tools that edit a config keep the name `HEX.json`, and Docker loads it: the id is that of the bytes.
+#[test]
+fn i14_a_config_file_name_is_no_promise() {
+    let file = at("ggcr-mutate/source_image_with_empty_layer_history.tar");
+    let Source::Image(image) = source(&format!("docker-archive:{file}"), None).unwrap() else { panic!() };
+    assert!(image.image_id.unwrap().to_string().starts_with("sha256:05b5ec129058"));
 }
 
 #[test]

@@ -98,7 +98,9 @@ impl Archive {
         walk(&mut reader, limits, |at, entry| {
             let end = at.offset.checked_add(entry.stored);
             if end.is_none_or(|end| end > size) {
-                return Err(Error::new(ErrorKind::Malformed, "the archive ends within a member").with_entry(&entry.path));
+                return Err(
+                    Error::new(ErrorKind::Malformed, "the archive ends within a member").with_entry(&entry.path)
+                );
             }
             // A member whose name leaves the archive cannot be asked for.
             let Some(name) = clean(&entry.path) else { return Ok(Some(0)) };
@@ -122,7 +124,9 @@ impl Archive {
     fn range(&self, name: &[u8]) -> Result<Option<Range>, Error> {
         match self.members.find(name)? {
             Some(Some(range)) => Ok(Some(*range)),
-            Some(None) => Err(Error::new(ErrorKind::Malformed, "a sparse member holds no document or layer").with_entry(name)),
+            Some(None) => {
+                Err(Error::new(ErrorKind::Malformed, "a sparse member holds no document or layer").with_entry(name))
+            }
             None => Ok(None),
         }
     }
@@ -137,7 +141,8 @@ impl Files for Archive {
     fn layer(&self, name: &[u8]) -> Result<Option<LayerFile>, Error> {
         let Some(range) = self.range(name)? else { return Ok(None) };
         let mut head = [0; 6];
-        let have = fill(&mut self.reader(range), &mut head).map_err(|err| crate::error::from_io("reading a layer", err))?;
+        let have =
+            fill(&mut self.reader(range), &mut head).map_err(|err| crate::error::from_io("reading a layer", err))?;
         Ok(Some(LayerFile { size: range.length, magic: Magic::of(head.get(..have).unwrap_or(&[])) }))
     }
 

@@ -93,11 +93,10 @@ pub(crate) fn pick(files: &dyn Files, kind: ArchiveKind, wanted: &Wanted<'_>) ->
             other => other,
         },
         (ArchiveKind::Docker | ArchiveKind::Sniff, false, true) => pick_docker(files, wanted),
-        (_, false, false) if files.has("repositories") => Err(Error::new(
-            ErrorKind::Unsupported,
-            "the archive is older than Docker 1.10: it has no manifest.json",
-        )
-        .with_hint("load and save it again with a current docker or podman")),
+        (_, false, false) if files.has("repositories") => {
+            Err(Error::new(ErrorKind::Unsupported, "the archive is older than Docker 1.10: it has no manifest.json")
+                .with_hint("load and save it again with a current docker or podman"))
+        }
         (_, false, false) => not_found(
             "this is no image archive: it has no index.json and no manifest.json",
             "if it is the tar of a single layer or root file system, use layer:FILE or layer:-",
@@ -167,7 +166,7 @@ type Named = (DockerImage, Vec<String>);
 
 impl Docker<'_> {
     fn pick(&self, images: &[Named]) -> Result<Picked, Error> {
-        let not_found = |message: String| Error::new(ErrorKind::NotFound, message).with_hint(list_images(images));
+        let not_found = |message: String| Error::new(ErrorKind::NotFound, message).with_hint(self.list(images));
         if images.is_empty() {
             return Err(Error::new(ErrorKind::NotFound, "manifest.json lists no image"));
         }
@@ -225,7 +224,9 @@ impl Docker<'_> {
             }
         }
         match best {
-            Some(_) if tied => Err(not_found("several images are here for one name and platform, which one?".to_owned())),
+            Some(_) if tied => {
+                Err(not_found("several images are here for one name and platform, which one?".to_owned()))
+            }
             Some((_, named)) => self.image(named),
             None => Err(Error::new(ErrorKind::NotFound, format!("no image is here for {platform}"))
                 .with_hint(list(platforms.iter().map(Platform::to_string)))),
@@ -289,27 +290,26 @@ impl Docker<'_> {
         };
         Ok(Picked { image, members })
     }
+
+    /// Lists what is there: names, and for images without one the id that selects them.
+    fn list(&self, images: &[Named]) -> String {
+        list(images.iter().map(|(image, names)| {
+            if names.is_empty() {
+                return match self.config(image) {
+                    Ok((id, ..)) => format!("@{id}"),
+                    Err(_) => format!("an unnamed image with config {}", short(&image.config)),
+                };
+            }
+            names.iter().take(4).map(|n| short(n)).collect::<Vec<_>>().join(" = ")
+        }))
+    }
 }
 
-/// Returns the digest that a config is named after: `blobs/sha256/HEX`, `sha256:HEX` or `HEX.json`.
+/// Returns the digest that a config is named after: `blobs/sha256/HEX` or `sha256:HEX`. `HEX.json` is only a habit:
+/// tools that edit a config keep its name, and Docker and containerd load the result.
 fn digest_in_name(name: &str) -> Option<BlobDigest> {
-    if let Some(blob) = name.strip_prefix("blobs/") {
-        return blob.replacen('/', ":", 1).parse().ok();
+    match name.strip_prefix("blobs/") {
+        Some(blob) => blob.replacen('/', ":", 1).parse().ok(),
+        None => name.parse().ok(),
     }
-    if let Some(hex) = name.strip_suffix(".json") {
-        return format!("sha256:{hex}").parse().ok();
-    }
-    name.parse().ok()
-}
-
-fn list_images(images: &[Named]) -> String {
-    list(images.iter().map(|(image, names)| {
-        if names.is_empty() {
-            return match digest_in_name(&image.config) {
-                Some(digest) => format!("@{digest}"),
-                None => format!("an unnamed image with config {}", short(&image.config)),
-            };
-        }
-        names.iter().take(4).map(|n| short(n)).collect::<Vec<_>>().join(" = ")
-    }))
 }

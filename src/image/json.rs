@@ -125,20 +125,18 @@ impl Descriptor {
     /// Returns the platform, where it says one.
     pub fn platform(&self) -> Option<Platform> {
         let p = self.platform.as_ref()?;
-        let platform = Platform::new(
-            p.os.as_deref().unwrap_or(""),
-            p.architecture.as_deref().unwrap_or(""),
-            p.variant.as_deref(),
-        );
+        let platform =
+            Platform::new(p.os.as_deref().unwrap_or(""), p.architecture.as_deref().unwrap_or(""), p.variant.as_deref());
         (!platform.is_unknown()).then_some(platform)
     }
 
     /// Says whether it is a statement about another manifest and not an image (I4).
     pub fn is_attestation(&self) -> bool {
         self.annotations.as_ref().is_some_and(|a| a.contains_key(REFERENCE_TYPE))
-            || self.platform.as_ref().is_some_and(|p| {
-                p.os.as_deref() == Some("unknown") && p.architecture.as_deref() == Some("unknown")
-            })
+            || self
+                .platform
+                .as_ref()
+                .is_some_and(|p| p.os.as_deref() == Some("unknown") && p.architecture.as_deref() == Some("unknown"))
     }
 
     /// Returns the embedded content, decoded and not yet verified (I8).
@@ -148,9 +146,9 @@ impl Descriptor {
     pub fn data(&self) -> Result<Option<Vec<u8>>, Error> {
         match &self.data {
             None => Ok(None),
-            Some(text) => base64(text.as_bytes()).map(Some).ok_or_else(|| {
-                malformed(format!("embedded data of {} is not base64", escape(self.digest.as_bytes())))
-            }),
+            Some(text) => base64(text.as_bytes())
+                .map(Some)
+                .ok_or_else(|| malformed(format!("embedded data of {} is not base64", escape(self.digest.as_bytes())))),
         }
     }
 }
@@ -379,8 +377,7 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str, keys: &[&str], fre
         .deserialize(&mut scan)
         .and_then(|()| scan.end())
         .map_err(|err| malformed(format!("{what} is not a valid document")).with_source(err))?;
-    serde_json::from_str(text)
-        .map_err(|err| malformed(format!("{what} is not a valid document")).with_source(err))
+    serde_json::from_str(text).map_err(|err| malformed(format!("{what} is not a valid document")).with_source(err))
 }
 
 /// Keys of one object and elements of one list beyond which a document is refused: nobody writes so many, and each
@@ -479,7 +476,7 @@ fn folds_to(key: &str, known: &str) -> bool {
 
 /// Decodes standard base64 with padding (RFC 4648, section 4).
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let padding = text.iter().rev().take_while(|b| **b == b'=').count();
@@ -539,7 +536,8 @@ mod tests {
         assert_eq!(kind(Document::index(b"{\"manifests\":[],\"a\":\"\xff\"}", "index.json")), ErrorKind::Malformed);
         assert!(Document::index(br#"{"manifests":[],"annotations":{"Size":"1","size":"2"}}"#, "i").is_ok());
         assert!(Document::index(br#"{"manifests":null,"schemaVersion":2}"#, "i").unwrap().is_empty());
-        let labels = br#"{"os":"linux","config":{"Labels":{"OS":"x","Type":"y"}},"rootfs":{"type":"layers","diff_ids":null}}"#;
+        let labels =
+            br#"{"os":"linux","config":{"Labels":{"OS":"x","Type":"y"}},"rootfs":{"type":"layers","diff_ids":null}}"#;
         assert!(Config::parse(labels, "config").unwrap().diff_ids("config").unwrap().is_empty());
         assert_eq!(kind(Config::parse(br#"{"rootfs":{"type":"layers","Diff_IDs":[]}}"#, "c")), ErrorKind::Malformed);
     }
@@ -554,9 +552,7 @@ mod tests {
         let manifest = format!(r#"{{"config":{D},"layers":[{D}]}}"#);
         assert_eq!(kind(Document::index(manifest.as_bytes(), "x")), ErrorKind::Malformed);
         assert!(Document::manifest(manifest.as_bytes(), "x").is_ok());
-        let lying = format!(
-            r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","config":{D},"layers":[{D}]}}"#
-        );
+        let lying = format!(r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","config":{D},"layers":[{D}]}}"#);
         assert_eq!(kind(Document::manifest(lying.as_bytes(), "x")), ErrorKind::Malformed);
         // Docker and OCI words for one kind are interchangeable: real layouts mix them.
         let mixed = format!(
@@ -587,7 +583,9 @@ mod tests {
     #[test]
     fn i4_attestations_are_recognised() {
         let parse = |s: &str| serde_json::from_str::<Descriptor>(s).unwrap();
-        assert!(parse(r#"{"digest":"","size":1,"platform":{"os":"unknown","architecture":"unknown"}}"#).is_attestation());
+        assert!(
+            parse(r#"{"digest":"","size":1,"platform":{"os":"unknown","architecture":"unknown"}}"#).is_attestation()
+        );
         assert!(
             parse(r#"{"digest":"","size":1,"annotations":{"vnd.docker.reference.type":"attestation-manifest"}}"#)
                 .is_attestation()

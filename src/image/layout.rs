@@ -34,12 +34,12 @@ impl Layout {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, dir, flags, Mode::empty()) {
             Ok(dir) => Ok(Layout { dir }),
-            Err(Errno::NOENT) => Err(Error::new(ErrorKind::NotFound, format!("there is no directory {}", dir.display()))
-                .with_hint("name an OCI image layout: a directory with oci-layout, index.json and blobs/")),
-            Err(Errno::NOTDIR) => {
-                Err(Error::new(ErrorKind::NotFound, format!("{} is not a directory", dir.display()))
-                    .with_hint("for a file, write oci-archive: or docker-archive:"))
+            Err(Errno::NOENT) => {
+                Err(Error::new(ErrorKind::NotFound, format!("there is no directory {}", dir.display()))
+                    .with_hint("name an OCI image layout: a directory with oci-layout, index.json and blobs/"))
             }
+            Err(Errno::NOTDIR) => Err(Error::new(ErrorKind::NotFound, format!("{} is not a directory", dir.display()))
+                .with_hint("for a file, write oci-archive: or docker-archive:")),
             Err(err) => Err(Error::io(format!("opening directory {}", dir.display()), err.into())),
         }
     }
@@ -78,7 +78,8 @@ impl Layout {
                     if links > MAX_LINKS {
                         return Err(malformed(format!("more than {MAX_LINKS} symlinks on the way")));
                     }
-                    let target = readlinkat(here, name.as_slice(), Vec::new()).map_err(|err| io("reading a symlink", err))?;
+                    let target =
+                        readlinkat(here, name.as_slice(), Vec::new()).map_err(|err| io("reading a symlink", err))?;
                     if target.as_bytes().first() == Some(&b'/') {
                         return Err(malformed(format!(
                             "a symlink leaves the image layout for \"{}\"",

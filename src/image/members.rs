@@ -114,7 +114,8 @@ impl<T> Members<T> {
                 Some(Node::Link(Err(target))) => return Err(outside(target)),
             }
         }
-        Err(Error::new(ErrorKind::Malformed, format!("more than {MAX_LINKS} links lead to one member")).with_entry(name))
+        Err(Error::new(ErrorKind::Malformed, format!("more than {MAX_LINKS} links lead to one member"))
+            .with_entry(name))
     }
 
     /// Returns the value of the regular member of exactly this cleaned name.

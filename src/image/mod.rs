@@ -99,7 +99,10 @@ impl Image {
     /// for layers that went by in a stream; `Malformed` when the blob lies outside the layout or archive.
     pub fn open_layer(&self, index: usize) -> Result<Box<dyn Read + Send>, Error> {
         let layer = self.layers.get(index).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("the image has {} layers, none is number {index}", self.layers.len()))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("the image has {} layers, none is number {index}", self.layers.len()),
+            )
         })?;
         let open = || {
             layer.check_unpackable()?;

@@ -143,19 +143,17 @@ impl Outer {
         let first = reader.fill_buf()?.first().copied();
         match (first, magic) {
             (None, _) => Ok(State::End),
-            (Some(0), _) => {
-                loop {
-                    let buf = reader.fill_buf()?;
-                    if buf.is_empty() {
-                        return Ok(State::End);
-                    }
-                    if buf.iter().any(|b| *b != 0) {
-                        return Err(malformed("bytes that belong to nothing follow the compressed archive").into());
-                    }
-                    let n = buf.len();
-                    reader.consume(n);
+            (Some(0), _) => loop {
+                let buf = reader.fill_buf()?;
+                if buf.is_empty() {
+                    return Ok(State::End);
                 }
-            }
+                if buf.iter().any(|b| *b != 0) {
+                    return Err(malformed("bytes that belong to nothing follow the compressed archive").into());
+                }
+                let n = buf.len();
+                reader.consume(n);
+            },
             (Some(_), Magic::Gzip) => Ok(State::Gzip(Box::new(GzDecoder::new(reader)))),
             (Some(_), _) => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?.single_frame();
@@ -170,7 +168,10 @@ impl Outer {
         if self.produced > self.ratio_floor && self.produced / packed > self.max_ratio {
             return Err(Error::new(
                 ErrorKind::Limit,
-                format!("the archive unpacks to {} bytes from {packed}, more than {} times", self.produced, self.max_ratio),
+                format!(
+                    "the archive unpacks to {} bytes from {packed}, more than {} times",
+                    self.produced, self.max_ratio
+                ),
             ));
         }
         Ok(())
@@ -183,7 +184,10 @@ fn malformed(message: &str) -> Error {
 
 /// A decoder's own error means bad data, unless reading below it failed.
 fn damaged(err: io::Error) -> io::Error {
-    if err.kind() == io::ErrorKind::Interrupted || err.raw_os_error().is_some() || err.get_ref().is_some_and(|e| e.is::<Error>()) {
+    if err.kind() == io::ErrorKind::Interrupted
+        || err.raw_os_error().is_some()
+        || err.get_ref().is_some_and(|e| e.is::<Error>())
+    {
         return err;
     }
     Error::new(ErrorKind::Malformed, "the compressed archive is damaged").with_source(err).into()

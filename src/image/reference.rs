@@ -151,7 +151,8 @@ fn split_place(reference: &str, rest: &str) -> Result<(PathBuf, Selector), Error
     };
     let mut cuts: Vec<usize> = vec![rest.len()];
     cuts.extend(rest.rmatch_indices([':', '@']).filter(|(at, sep)| begins_selector(*at, sep)).map(|(at, _)| at));
-    let exists = |cut: &&usize| rest.get(..**cut).is_some_and(|p| !p.is_empty() && Path::new(p).symlink_metadata().is_ok());
+    let exists =
+        |cut: &&usize| rest.get(..**cut).is_some_and(|p| !p.is_empty() && Path::new(p).symlink_metadata().is_ok());
     let cut = match cuts.iter().find(exists) {
         Some(cut) => *cut,
         None => {
@@ -221,7 +222,10 @@ mod tests {
             parse("docker-archive:/no/x.tar:repo:tag"),
             Reference::DockerArchive { file: "/no/x.tar".into(), selector: name("repo:tag") }
         );
-        assert_eq!(parse("oci-archive:x.tar"), Reference::OciArchive { file: "x.tar".into(), selector: Selector::None });
+        assert_eq!(
+            parse("oci-archive:x.tar"),
+            Reference::OciArchive { file: "x.tar".into(), selector: Selector::None }
+        );
         assert_eq!(parse("layer:-"), Reference::Layer(Input::Stdin));
         assert_eq!(parse("layer:a:b"), Reference::Layer(Input::File("a:b".into())));
         assert_eq!(parse("-"), Reference::Stdin { selector: Selector::None });

@@ -11,7 +11,7 @@ use super::json::{Config, Descriptor, Document, Kind, is_config, kind_of};
 use super::platform::{Fit, Platform};
 use super::reference::Selector;
 use super::{Image, LayerDescriptor};
-use crate::digest::{BlobDigest, Digest, DiffId, ImageId};
+use crate::digest::{BlobDigest, DiffId, Digest, ImageId};
 use crate::error::{Error, ErrorKind, escape, from_io};
 use crate::policy::Limits;
 
@@ -199,7 +199,10 @@ impl Resolver<'_> {
         let named = named || !matches!(self.wanted.selector, Selector::Digest(d) if *d != digest);
         if kind_of(&descriptor.media_type) == Kind::Manifest {
             if out.len() >= MAX_CANDIDATES {
-                return Err(Error::new(ErrorKind::Limit, format!("more than {MAX_CANDIDATES} manifests to choose from")));
+                return Err(Error::new(
+                    ErrorKind::Limit,
+                    format!("more than {MAX_CANDIDATES} manifests to choose from"),
+                ));
             }
             if named {
                 let platform = descriptor.platform();

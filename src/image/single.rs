@@ -83,7 +83,10 @@ mod tests {
             "{\"architecture\":\"amd64\",\"os\":\"linux\",\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:\
              e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"]}}"
         );
-        assert!(text("linux/arm/v7").starts_with("{\"architecture\":\"arm\",\"os\":\"linux\",\"variant\":\"v7\",\"rootfs\""));
+        assert!(
+            text("linux/arm/v7")
+                .starts_with("{\"architecture\":\"arm\",\"os\":\"linux\",\"variant\":\"v7\",\"rootfs\"")
+        );
         assert_eq!(
             Digest::of(Algorithm::Sha256, text("linux/amd64").as_bytes()).to_string(),
             "sha256:f1c6cdd9970ec550cf99058a66cec4d54374db8772997cac592b570e38669f28"

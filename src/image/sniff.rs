@@ -28,7 +28,9 @@ pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Sourc
         Ok(Source::Image(image))
     };
     match reference {
-        Reference::OciDir { dir, selector } => image(layout::open(dir, &wanted(selector, options))?, reference.to_string()),
+        Reference::OciDir { dir, selector } => {
+            image(layout::open(dir, &wanted(selector, options))?, reference.to_string())
+        }
         Reference::OciArchive { file, selector } => open_archive(file, ArchiveKind::Oci, selector, options, reference),
         Reference::DockerArchive { file, selector } => {
             open_archive(file, ArchiveKind::Docker, selector, options, reference)

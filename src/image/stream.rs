@@ -15,7 +15,7 @@ use super::docker::{self, Files, LayerFile, Picked};
 use super::members::{Blocks, MARKERS, Members, clean, looks_like_archive, walk};
 use super::outer::{Magic, Outer, is_tar_header};
 use super::reference::Selector;
-use super::resolve::{OpenBlob, Wanted, over, read_limited};
+use super::resolve::{OpenBlob, Wanted, read_limited};
 use super::{Image, OpenOptions};
 use crate::error::{Error, ErrorKind, from_io};
 use crate::policy::Limits;
@@ -297,8 +297,7 @@ fn pass<T>(
     let after_head = size.saturating_sub(have as u64);
     match Looks::of(name, size, head) {
         Looks::Layer(magic) => {
-            let mut member =
-                Member { name: name.to_vec(), size, head, rest: &mut source.outer, remaining: after_head };
+            let mut member = Member { name: name.to_vec(), size, head, rest: &mut source.outer, remaining: after_head };
             let token = layer(&mut member)?;
             let bytes = size.saturating_sub(member.remaining);
             tokens.push((name.to_vec(), token));
@@ -349,7 +348,9 @@ impl Files for PassedFiles<'_> {
                 Ok(Some(OpenBlob { size: raw.len() as u64, reader: Box::new(Cursor::new(Arc::clone(raw))) }))
             }
             Some(Passed::TooLarge(size)) => {
-                Err(over("a document among those of the archive", *size, *size).with_entry(name))
+                Err(Error::new(ErrorKind::Limit, format!("a document of {size} bytes was too large to keep"))
+                    .with_entry(name)
+                    .with_hint("store the archive in a file, there documents are read one by one"))
             }
             Some(Passed::Token { .. } | Passed::Other) => {
                 Err(Error::new(ErrorKind::Malformed, "it is not a JSON document").with_entry(name))

@@ -134,8 +134,8 @@ pub(super) const SNIFF_BYTES: usize = 10;
 
 /// Tells the codec by the first bytes of a blob, whatever a media type says.
 ///
-/// A tar header that starts with one of these byte strings would be an entry of a most unusual name; all popular engines
-/// decide likewise. An empty blob is an empty plain layer.
+/// A tar header that starts with one of these byte strings would be an entry of a most unusual name; all popular
+/// engines decide likewise. An empty blob is an empty plain layer.
 ///
 /// # Errors
 /// `Unsupported` for xz and bzip2.

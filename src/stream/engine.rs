@@ -168,7 +168,7 @@ fn word(codec: Codec) -> &'static str {
 /// Who computes the diff_id.
 pub(super) enum DiffHash {
     /// A hash over the decompressed bytes.
-    Own(Hasher),
+    Own(Box<Hasher>),
     /// Nobody has to: the blob is not compressed and its own digest uses the same algorithm.
     Blob,
 }

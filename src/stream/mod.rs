@@ -1,7 +1,7 @@
 //! From a blob to verified, decompressed, hashed bytes.
 //!
-//! Owns: telling the codec, decompression, both digests, byte limits, the hand-over between threads, and the verdict on damage
-//! (R-29). Refuses to know: tar, the file system, where blobs come from.
+//! Owns: telling the codec, decompression, both digests, byte limits, the hand-over between threads, and the verdict
+//! on damage (R-29). Refuses to know: tar, the file system, where blobs come from.
 //!
 //! ```text
 //! blob → source ─ hash (blob digest), count → decoder → chunk ┬→ hash (diff_id)
@@ -12,8 +12,9 @@
 //! bytes, errors and reports. Memory is bounded by [`Buffers`] plus the codec's own state (32 KiB for gzip, the
 //! window for zstd), whatever the blob says.
 //!
-//! Invariant: a [`StreamReport`] exists only of a blob that was read to its very end, with an intact trailer, within all limits,
-//! and with every promised digest and size. Bytes read before that are not yet verified: whoever uses them must be able to undo it.
+//! Invariant: a [`StreamReport`] exists only of a blob that was read to its very end, with an intact trailer, within
+//! all limits, and with every promised digest and size. Bytes read before that are not yet verified: whoever uses
+//! them must be able to undo it.
 
 mod chunk;
 mod decode;
@@ -103,8 +104,8 @@ impl StreamProgress {
 
 /// The decompressed bytes of a layer blob, and at its end the proof that they are the promised ones.
 ///
-/// Read it as far as needed, then call [`LayerStream::finish`] — or [`LayerStream::damaged`] with the error found in the
-/// bytes. Dropping it stops its threads and proves nothing.
+/// Read it as far as needed, then call [`LayerStream::finish`] — or [`LayerStream::damaged`] with the error found in
+/// the bytes. Dropping it proves nothing and stops its threads, which takes one `read` of the blob at most.
 ///
 /// ```
 /// use std::io::Read;
@@ -167,7 +168,7 @@ impl LayerStream {
         let decoder = decode::decoder(codec, limits.max_zstd_window_log)?;
         let diff = match codec {
             Codec::Plain if blob_algorithm == diff_algorithm => DiffHash::Blob,
-            _ => DiffHash::Own(Hasher::new(diff_algorithm)),
+            _ => DiffHash::Own(Box::new(Hasher::new(diff_algorithm))),
         };
         let engine = Engine::new(source, decoder, codec, limits, cancel.clone(), Arc::clone(&counters));
         let pool = Pool::new(buffers.chunk_bytes.max(1), buffers.chunks.max(1));
@@ -198,8 +199,8 @@ impl LayerStream {
     ///
     /// # Errors
     /// `Integrity` when digest, size or diff_id is not the promised one, or nothing was promised and the trailer
-    /// is wrong; `Malformed` when the promised blob cannot be decoded; `Limit`, `Cancelled`, or what reading gave. An error that a read
-    /// returned before comes again.
+    /// is wrong; `Malformed` when the promised blob cannot be decoded; `Limit`, `Cancelled`, or what reading gave. An
+    /// error that a read returned before comes again.
     pub fn finish(mut self) -> Result<StreamReport, Error> {
         loop {
             self.current = None;
@@ -215,9 +216,9 @@ impl LayerStream {
 
     /// Decides which error to report when reading or using the bytes ended with `error` (R-29).
     ///
-    /// Damage (`Malformed`) may only be the sign of a blob that is not the promised one: the rest of the blob is hashed, up
-    /// to its stated size. A wrong digest, size or diff_id makes it `Integrity`, and so does a
-    /// wrong or missing trailer of a blob without a promised digest. Any other error returns unchanged and at once.
+    /// Damage (`Malformed`) may only be the sign of a blob that is not the promised one: the rest of the blob is
+    /// hashed, up to its stated size. A wrong digest, size or diff_id makes it `Integrity`, and so does a wrong or
+    /// missing trailer of a blob without a promised digest. Any other error returns unchanged and at once.
     pub fn damaged(mut self, error: Error) -> Error {
         if error.kind() != ErrorKind::Malformed {
             return error;

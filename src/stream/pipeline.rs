@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! * A queue has room for every chunk of the pool, so sending never blocks; the only wait of a producer is for a
-//!   chunk from the pool, and closing the pool ends it. The threads belong to no worker pool and wait for nothing that a worker pool runs.
+//!   chunk from the pool, and closing the pool ends it. The threads belong to no worker pool and wait for nothing
+//!   that a worker pool runs.
 //! * Stopping joins both threads, whatever they are at. It takes as long as one `read` of the blob at most.
 //! * A panic on a thread closes its queues, so it ends the stream with an error and never with silence.
 
@@ -18,13 +19,16 @@ use crate::error::{Error, ErrorKind};
 use crate::stream::chunk::{Chunk, Pool};
 use crate::stream::engine::{DiffHash, Engine, Parts};
 
+/// What the decoding thread worked on, and why it ended.
+type Decoded = (Engine, Result<(), Error>);
+
 /// A running stream.
 pub(super) struct Pipeline {
     /// Closed by the decoding thread when it ends, for whatever reason.
     chunks: Receiver<Chunk>,
     pool: Arc<Pool>,
     // Each returns what it was given, unless it was given nothing. `None` here once joined.
-    decode: Option<JoinHandle<Option<(Engine, Result<(), Error>)>>>,
+    decode: Option<JoinHandle<Option<Decoded>>>,
     hash: Option<JoinHandle<Option<DiffHash>>>,
     /// The diff_id is hashed by nobody, so there is no thread for it.
     unhashed: bool,

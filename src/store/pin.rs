@@ -60,8 +60,12 @@ impl Store {
                 Err(e) => return Err(io_at("open", &path, e)),
             };
             if lock::try_own(&file)? {
-                if remove_dead {
-                    std::fs::remove_file(&path).map_err(|e| io_at("remove", &path, e))?;
+                if remove_dead
+                    && let Err(e) = std::fs::remove_file(&path)
+                    // Else its owner let go of it just now.
+                    && e.kind() != std::io::ErrorKind::NotFound
+                {
+                    return Err(io_at("remove", &path, e));
                 }
                 continue;
             }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -14,13 +15,13 @@ use crate::apply::facts::LayerFacts;
 use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A published layer.
+/// A published layer; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LayerRef {
     id: Id,
     tree: PathBuf,
     meta: PathBuf,
-    record: LayerRecord,
+    record: Arc<LayerRecord>,
 }
 
 impl LayerRef {
@@ -70,13 +71,13 @@ impl LayerRef {
     }
 }
 
-/// A published fix-up.
+/// A published fix-up; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct FixupRef {
     id: Id,
     tree: Option<PathBuf>,
     meta: PathBuf,
-    record: FixupRecord,
+    record: Arc<FixupRecord>,
 }
 
 impl FixupRef {
@@ -167,7 +168,7 @@ impl Store {
         if !self.survived(&record.durable) || !tree.is_dir() {
             return Ok(None);
         }
-        Ok(Some(LayerRef { id: *id, tree, meta, record }))
+        Ok(Some(LayerRef { id: *id, tree, meta, record: Arc::new(record) }))
     }
 
     /// Returns every layer that can be used, in the order of their names.
@@ -206,7 +207,7 @@ impl Store {
         if !self.survived(&record.durable) || tree.as_ref().is_some_and(|tree| !tree.is_dir()) {
             return Ok(None);
         }
-        Ok(Some(FixupRef { id: *id, tree, meta, record }))
+        Ok(Some(FixupRef { id: *id, tree, meta, record: Arc::new(record) }))
     }
 
     /// Pins a layer and finds it, or takes the right to unpack it, waiting for whoever unpacks it now.
@@ -284,12 +285,12 @@ impl Store {
             self.write_staged(&layer.staging, &record::encode(&record)?)?;
             group.push(Candidate { id, records: "layers", staging: layer.staging, has_tree: true, fate: Fate::Fresh });
         }
-        self.publish_group(pin, group)?;
+        let met_others = self.publish_group(pin, group)?;
         let mut out = Vec::with_capacity(keys.len());
         for (diff_id, options) in keys {
             out.push(self.layer(&diff_id, &options)?.ok_or_else(|| vanished(&diff_id))?);
         }
-        if self.durable() {
+        if met_others && self.durable() {
             self.upgrade_durable(&mut out, &mut [])?;
         }
         Ok(out)
@@ -324,12 +325,12 @@ impl Store {
             group.push(Candidate { id: Id::of_fixup(&key), records: "fixups", staging, has_tree, fate: Fate::Fresh });
             keys.push(key);
         }
-        self.publish_group(pin, group)?;
+        let met_others = self.publish_group(pin, group)?;
         let mut out = Vec::with_capacity(keys.len());
         for key in keys {
             out.push(self.fixup(&key)?.ok_or_else(|| vanished(&key.chain_id))?);
         }
-        if self.durable() {
+        if met_others && self.durable() {
             self.upgrade_durable(&mut [], &mut out)?;
         }
         Ok(out)
@@ -341,7 +342,9 @@ impl Store {
     }
 
     /// The protocol of publication, for whatever has a tree in `l` and a record directory.
-    fn publish_group(&self, pin: &Pin, mut group: Vec<Candidate>) -> Result<()> {
+    ///
+    /// Returns whether something was there already, which another process may have left without syncs.
+    fn publish_group(&self, pin: &Pin, mut group: Vec<Candidate>) -> Result<bool> {
         fail_point("publish.staged")?;
         let ids: Vec<Id> = group.iter().map(|c| c.id).collect();
         pin.add(&ids)?;
@@ -350,7 +353,7 @@ impl Store {
             rustix::fs::syncfs(oldest.staging.sync_handle()).map_err(|e| io_at("sync", self.root(), e))?;
         }
         fail_point("publish.synced")?;
-        group.sort_by(|a, b| a.id.cmp(&b.id));
+        group.sort_by_key(|candidate| candidate.id);
         let locks = self.gate(Mode::Shared)?;
         let mut before = None;
         for candidate in &mut group {
@@ -380,13 +383,15 @@ impl Store {
         drop(locks);
         outcome?;
         fail_point("publish.named")?;
+        let mut met_others = false;
         for candidate in group {
             match candidate.fate {
                 Fate::Fresh => candidate.staging.published(),
-                Fate::Present | Fate::Repeated => drop(candidate.staging),
+                Fate::Present => met_others = true,
+                Fate::Repeated => {}
             }
         }
-        Ok(())
+        Ok(met_others)
     }
 
     fn good(&self, candidate: &Candidate) -> Result<bool> {
@@ -437,10 +442,12 @@ impl Store {
         fail_point("upgrade.synced")?;
         let _gate = self.gate(Mode::Shared)?;
         for LayerRef { meta, record, .. } in layers.iter_mut().filter(|l| volatile(&l.record.durable)) {
+            let record = Arc::make_mut(record);
             record.durable = Durable::Yes;
             self.write_file(&meta.join("record.json"), &record::encode(record)?, Replace::Yes)?;
         }
         for FixupRef { meta, record, .. } in fixups.iter_mut().filter(|f| volatile(&f.record.durable)) {
+            let record = Arc::make_mut(record);
             record.durable = Durable::Yes;
             self.write_file(&meta.join("record.json"), &record::encode(record)?, Replace::Yes)?;
         }

@@ -134,8 +134,10 @@ impl Staging {
     }
 
     fn remove(&self) {
-        // The lock outlives the removal. What cannot be removed now is cleaned by the next command.
-        if let Err(e) = remove_tree(&self.dir, &|| false) {
+        let parts = [self.tree_path.clone(), self.meta_path(), self.dir.clone()];
+        // The lock file goes with the last one, so that nobody takes the rest for a dead man's.
+        if let Some(e) = parts.iter().find_map(|part| remove_tree(part, &|| false).err()) {
+            // The next command cleans it up.
             tracing::warn!(path = %self.dir.display(), error = %e, "staging is left behind");
         }
     }

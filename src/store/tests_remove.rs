@@ -55,7 +55,7 @@ fn every_kind_of_entry_and_name_goes() {
         mknodat(CWD, tree.join("whiteout"), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
     }
     for dir in ["closed/inner", "closed"] {
-        fs::set_permissions(tree.join(dir), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join(dir), fs::Permissions::from_mode(0o000)).unwrap();
     }
     fs::set_permissions(&tree, fs::Permissions::from_mode(0o555)).unwrap();
     removed(&tree);
@@ -81,7 +81,7 @@ fn s11_a_tree_deeper_than_any_path_goes() {
     let name = CString::new("deep-name-".repeat(10)).unwrap();
     for _ in 0..3000 {
         mkdirat(&dir, &name, Mode::RWXU).unwrap();
-        fs::File::from(openat(&dir, c"side", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap());
+        drop(openat(&dir, c"side", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap());
         dir = openat(&dir, &name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
     }
     let open_files = || fs::read_dir("/proc/self/fd").map(Iterator::count).unwrap_or(0);

@@ -95,7 +95,8 @@ impl FromStr for Digest {
     /// # Errors
     /// `Malformed` for any other text, upper-case hex included; `Unsupported` for a well-formed digest of another algorithm.
     fn from_str(s: &str) -> Result<Self, Error> {
-        let malformed = || Error::new(ErrorKind::Malformed, format!("\"{}\" is not a digest", crate::error::escape(s.as_bytes())));
+        let malformed =
+            || Error::new(ErrorKind::Malformed, format!("\"{}\" is not a digest", crate::error::escape(s.as_bytes())));
         let (name, hex) = s.split_once(':').ok_or_else(malformed)?;
         let algorithm = match name {
             "sha256" => Algorithm::Sha256,
@@ -311,8 +312,16 @@ mod tests {
         assert_eq!(format!("sha256:{hex}").parse::<Digest>().unwrap().to_string(), format!("sha256:{hex}"));
         assert!(format!("sha512:{hex}{hex}").parse::<Digest>().is_ok());
         for bad in [
-            "", "sha256", "sha256:", &hex[..], &format!("sha256:{}", &hex[1..]), &format!("sha256:{}", hex.to_uppercase()),
-            &format!("sha256:../{hex}"), &format!("SHA256:{hex}"), &format!("sha256:{hex}0"), "sha256:../../etc/passwd",
+            "",
+            "sha256",
+            "sha256:",
+            &hex[..],
+            &format!("sha256:{}", &hex[1..]),
+            &format!("sha256:{}", hex.to_uppercase()),
+            &format!("sha256:../{hex}"),
+            &format!("SHA256:{hex}"),
+            &format!("sha256:{hex}0"),
+            "sha256:../../etc/passwd",
         ] {
             assert_eq!(bad.parse::<Digest>().unwrap_err().kind(), ErrorKind::Malformed, "{bad}");
         }

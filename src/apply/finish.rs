@@ -74,7 +74,9 @@ impl Marker {
         dir.set_xattr_self(name.as_bytes(), value).map_err(|e| {
             let error = Error::io(format!("fsetxattr(\"{name}\")"), e.into());
             if e == Errno::OPNOTSUPP {
-                error.with_hint("the file system cannot hold overlayfs's marks; choose another one for the store or the target")
+                error.with_hint(
+                    "the file system cannot hold overlayfs's marks; choose another one for the store or the target",
+                )
             } else {
                 error
             }
@@ -186,7 +188,8 @@ impl Layer<'_> {
         if self.options.ownership == Ownership::Keep {
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             if (node.meta.uid, node.meta.gid) != me {
-                fdmeta::set_owner_fd(&dir, node.meta.uid, node.meta.gid).map_err(|e| lay::owner_failed(&node.meta, e))?;
+                fdmeta::set_owner_fd(&dir, node.meta.uid, node.meta.gid)
+                    .map_err(|e| lay::owner_failed(&node.meta, e))?;
             }
         } else {
             self.count_squashed(&node.meta);

@@ -180,7 +180,10 @@ impl<R: Read> Reader<R> {
         let mut magic = [0u8; MAGIC.len()];
         input.read_exact(&mut magic).map_err(|e| Error::io("read the layer's journal", e))?;
         if magic != MAGIC {
-            return Err(Error::new(ErrorKind::Unsupported, "the layer's journal has a version this program does not know"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the layer's journal has a version this program does not know",
+            ));
         }
         Ok(Reader { input, buf: Vec::new() })
     }
@@ -427,8 +430,13 @@ mod tests {
         for (i, node) in nodes.into_iter().enumerate() {
             let (p, placed) = (path("usr/lib/x"), [None, Some(path("usr/lib/x")), Some(path("lib/x"))][i % 3].clone());
             let source = placed.clone();
-            let made =
-                RecordRef::Make { path: &p, placed: placed.as_ref(), source: source.as_ref(), node: &node, meta: &meta };
+            let made = RecordRef::Make {
+                path: &p,
+                placed: placed.as_ref(),
+                source: source.as_ref(),
+                node: &node,
+                meta: &meta,
+            };
             writer.push(made).unwrap();
             expected.push(Record::Make { path: p, placed, source, node, meta: meta.clone() });
         }

@@ -429,7 +429,10 @@ impl<'o> Layer<'o> {
         let message = format!("setxattr(\"{}\", {} bytes)", escape(name), value.len());
         if matches!(e, Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) && value.len() > 2048 {
             // ext4 keeps all xattrs of a file in one block and says ENOSPC: the disk is not full.
-            return Err(Error::new(ErrorKind::Unsupported, format!("{message}: the file system cannot hold an xattr of this size")));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{message}: the file system cannot hold an xattr of this size"),
+            ));
         }
         Err(Error::io(message, e.into()))
     }
@@ -531,7 +534,10 @@ impl<'o> Layer<'o> {
         };
         let found = self.dirs.path(source_id).join(target_name);
         if st.kind == Kind::Directory {
-            return Err(Error::new(ErrorKind::Malformed, format!("hard link to the directory \"{}\" (L11)", escape(target.as_bytes()))));
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                format!("hard link to the directory \"{}\" (L11)", escape(target.as_bytes())),
+            ));
         }
         let Some((parent_path, last)) = path.split_last() else {
             return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
@@ -554,7 +560,11 @@ impl<'o> Layer<'o> {
         match outcome {
             LinkOutcome::Made => {}
             LinkOutcome::TooMany => {
-                warn(Warning::new("too-many-links", entry, "the file system allows no more links; the file is copied (L12)"));
+                warn(Warning::new(
+                    "too-many-links",
+                    entry,
+                    "the file system allows no more links; the file is copied (L12)",
+                ));
                 self.copy_instead(&dir, last, &source_dir, target_name, &st)?;
             }
             LinkOutcome::NoTarget | LinkOutcome::Taken => return Err(changed_meanwhile(last)),
@@ -656,7 +666,8 @@ impl<'o> Layer<'o> {
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
     ) -> Result<()> {
-        let missing = || Error::new(ErrorKind::Malformed, "hard link to an AUFS link source that is not in the layer (R-32)");
+        let missing =
+            || Error::new(ErrorKind::Malformed, "hard link to an AUFS link source that is not in the layer (R-32)");
         let (number, size, first) = {
             let file = self.aufs.get(stored).ok_or_else(missing)?;
             (file.number, file.size, file.placed.clone())
@@ -683,8 +694,7 @@ impl<'o> Layer<'o> {
                 Node::File { size, sparse: None }
             }
         };
-        let record =
-            RecordRef::Make { path, placed: Some(&placed), source: source.as_ref(), node: &node, meta: &meta };
+        let record = RecordRef::Make { path, placed: Some(&placed), source: source.as_ref(), node: &node, meta: &meta };
         self.journal.push(record)
     }
 

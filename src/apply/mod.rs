@@ -191,7 +191,11 @@ fn read_block<R: BufRead>(input: &mut R, block: &mut [u8; 512]) -> Result<bool> 
     while have < block.len() {
         let buf = fill(input)?;
         if buf.is_empty() {
-            return if have == 0 { Ok(false) } else { Err(Error::new(ErrorKind::Malformed, "archive ends inside a header block (T3)")) };
+            return if have == 0 {
+                Ok(false)
+            } else {
+                Err(Error::new(ErrorKind::Malformed, "archive ends inside a header block (T3)"))
+            };
         }
         let n = buf.len().min(block.len() - have);
         block[have..have + n].copy_from_slice(&buf[..n]);

@@ -71,4 +71,3 @@ pub fn make_fixup(
     let shown = ChainView::new(layers);
     write::write(input, replay, &shown, target)
 }
-

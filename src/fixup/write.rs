@@ -379,9 +379,6 @@ fn tolerate(result: rustix::io::Result<()>, input: &FixupInput<'_>) -> Result<()
 }
 
 fn inconsistent(path: &LiteralPath) -> Error {
-    Error::new(
-        ErrorKind::Other,
-        format!("layer directory and journal disagree at \"{}\"", escape(path.as_bytes())),
-    )
-    .with_hint("remove the layer and pull the image again")
+    Error::new(ErrorKind::Other, format!("layer directory and journal disagree at \"{}\"", escape(path.as_bytes())))
+        .with_hint("remove the layer and pull the image again")
 }

@@ -196,9 +196,7 @@ pub fn xattrs_of(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     Ok(out)
 }
 
-fn read_xattr(
-    mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
-) -> rustix::io::Result<Option<Vec<u8>>> {
+fn read_xattr(mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Option<Vec<u8>>> {
     let mut buf = vec![0u8; 256];
     loop {
         match call(&mut buf) {

@@ -166,10 +166,8 @@ impl Dir {
     /// `ENOENT`, `ENOTDIR`, `ELOOP` and `EXDEV` as the kernel gives them, with the path.
     pub fn open_below(&self, path: &[u8]) -> Result<Dir> {
         if path.len() < 4000 && RESOLVER.load(Ordering::Relaxed) != Resolver::Steps as u8 {
-            let resolve = ResolveFlags::BENEATH
-                | ResolveFlags::NO_SYMLINKS
-                | ResolveFlags::NO_MAGICLINKS
-                | ResolveFlags::NO_XDEV;
+            let resolve =
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
             for _ in 0..16 {
                 match rustix::fs::openat2(&*self.0, path, DIR_FLAGS, Mode::empty(), resolve) {
                     Ok(fd) => return Ok(Dir(Arc::new(fd))),
@@ -311,11 +309,7 @@ impl Dir {
 
     /// Renames `name` here to `new_name` in `to`; `Ok(false)` where that name is taken.
     pub fn rename_new(&self, name: &[u8], to: &Dir, new_name: &[u8]) -> Result<bool> {
-        taken(
-            rustix::fs::renameat_with(&*self.0, name, &*to.0, new_name, RenameFlags::NOREPLACE),
-            "renameat2",
-            name,
-        )
+        taken(rustix::fs::renameat_with(&*self.0, name, &*to.0, new_name, RenameFlags::NOREPLACE), "renameat2", name)
     }
 
     /// Returns the names inside, in the order the file system gives them, without `.` and `..`.

@@ -49,7 +49,7 @@ impl<P> Passed<P> {
 }
 
 /// Unpacks the layer-like members of `stream`; `place` makes a place for each and says where its three parts go.
-pub(super) fn read_stream<P: Send>(
+pub(super) fn read_stream<P: Sync>(
     bench: &Bench<'_>,
     stream: ArchiveStream,
     place: &dyn Fn(usize) -> Result<P>,
@@ -70,7 +70,12 @@ pub(super) fn read_stream<P: Send>(
         let result = match result {
             Ok(laid) => Ok((here, laid)),
             // The run itself failed, not the member.
-            Err(e) if !matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Integrity | ErrorKind::Limit | ErrorKind::Unsupported) => {
+            Err(e)
+                if !matches!(
+                    e.kind(),
+                    ErrorKind::Malformed | ErrorKind::Integrity | ErrorKind::Limit | ErrorKind::Unsupported
+                ) =>
+            {
                 return Err(e);
             }
             Err(e) => Err(e.with_entry(&member.name)),
@@ -104,7 +109,8 @@ pub(super) fn expected_of<P>(collected: &Collected<Passed<P>>, at: usize) -> Exp
 /// Checks a report that was made before anything was promised.
 pub(super) fn check(laid: &Laid, expected: &Expected) -> Result<()> {
     let differs = |what: &str, want: String, found: String| {
-        Err(Error::new(ErrorKind::Integrity, format!("{what} differs: expected {want}, found {found}")).with_layer(laid.report.digest))
+        Err(Error::new(ErrorKind::Integrity, format!("{what} differs: expected {want}, found {found}"))
+            .with_layer(laid.report.digest))
     };
     match expected {
         Expected { digest: Some(want), .. } if *want != laid.report.digest => {

@@ -13,7 +13,7 @@ use crate::mount::{Attached, MountPlan, Upper};
 use crate::policy::{RootEntry, TreeOptions};
 use crate::root::{Dir, Meta, NodeMeta};
 use crate::store::{
-    Base, Flavour, FixupKey, FixupRef, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
+    Base, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
     SnapshotLock, SnapshotRecord, Store,
 };
 use crate::tar::Timestamp;
@@ -84,7 +84,11 @@ pub(super) fn fix(
     };
     make_fixup(&input, target, &mut |name, place| {
         let place = crate::error::escape(place);
-        warn(Warning::new("through-lower-symlink", name, format!("lands at \"{place}\": its parent is a symlink of a lower layer (R-3)")));
+        warn(Warning::new(
+            "through-lower-symlink",
+            name,
+            format!("lands at \"{place}\": its parent is a symlink of a lower layer (R-3)"),
+        ));
     })
 }
 
@@ -209,15 +213,13 @@ fn make(
 ) -> Result<FixupRef> {
     let flavour = store.flavour();
     let staging = store.stage()?;
-    let view = ChainView::new(
-        stack.iter().rev().map(|s| Layer { dir: s.dir.clone(), marks: Some(marks(flavour)) }).collect(),
-    );
+    let view =
+        ChainView::new(stack.iter().rev().map(|s| Layer { dir: s.dir.clone(), marks: Some(marks(flavour)) }).collect());
     let (stash, journal) = (layer.stash_path(), layer.journal_path());
     let place = LayerPlace { tree: Dir::open(layer.tree_path())?, stash: &stash, journal: &journal };
     let target = Dir::open(staging.tree_path())?;
     let name = layer.diff_id().to_string();
-    let mut warn =
-        |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
+    let mut warn = |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
     let mut facts = fix(&place, view, flavour, options, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
     if let Some(root) = root {
         let keep = |xattr: &[u8]| xattr.starts_with(flavour.xattr.prefix().as_bytes());
@@ -256,7 +258,8 @@ impl Snapshot {
         let lowers = self.record.lower_paths(&self.store);
         match self.record.kind {
             SnapshotKind::Active => {
-                let upper = Upper { upper: self.record.upper_path(&self.store), work: self.record.work_path(&self.store) };
+                let upper =
+                    Upper { upper: self.record.upper_path(&self.store), work: self.record.work_path(&self.store) };
                 MountPlan::writable(lowers, upper, flavour, &empty)
             }
             _ => MountPlan::view(lowers, flavour, &empty),

@@ -109,11 +109,8 @@ impl Flat<'_> {
             self.bench.options.cancel.check()?;
             let layer = &image.layers[*at];
             let single = layer.diff_id.is_none();
-            let expected = Expected {
-                digest: layer.digest,
-                size: if single { None } else { layer.size },
-                diff_id: layer.diff_id,
-            };
+            let expected =
+                Expected { digest: layer.digest, size: if single { None } else { layer.size }, diff_id: layer.diff_id };
             let place = Place::make(self.target.staging(), *at)?;
             let blob = image.open_layer(*at)?;
             let done = self.bench.lay(*at, blob, expected, &place.tree(), &place.stash(), &place.journal())?;
@@ -156,9 +153,10 @@ impl Flat<'_> {
                 }
                 None => {
                     // Folding takes a tree apart, so a layer that stands twice needs a second one.
-                    let first = done.get(token).and_then(|first| layers.get(*first)).ok_or_else(|| {
-                        Error::new(ErrorKind::Other, "layer of the stream was used up")
-                    })?;
+                    let first = done
+                        .get(token)
+                        .and_then(|first| layers.get(*first))
+                        .ok_or_else(|| Error::new(ErrorKind::Other, "layer of the stream was used up"))?;
                     let copy = self.copy_place(&first.0, wanted.len() + at)?;
                     let laid = Laid { facts: first.1.facts.clone(), report: first.1.report.clone(), seconds: 0.0 };
                     layers.push((copy, laid));
@@ -210,8 +208,7 @@ impl Flat<'_> {
         let mut root_meta: Option<RootMeta> = None;
         for (bottom, (place, laid)) in layers.iter().enumerate().map(|(n, l)| (n == 0, l)) {
             self.bench.options.cancel.check()?;
-            self.fold_one(&root, place, laid, bottom)
-                .map_err(|e| e.with_layer(laid.report.diff_id))?;
+            self.fold_one(&root, place, laid, bottom).map_err(|e| e.with_layer(laid.report.diff_id))?;
             if self.bench.options.tree.root_entry == RootEntry::Apply && laid.facts.root_entry.is_some() {
                 root_meta = laid.facts.root_entry.clone();
             }
@@ -250,8 +247,7 @@ impl Flat<'_> {
             let mut warn = |warning: Warning| {
                 (self.bench.events)(Event::Warning { layer: Some(name.clone()), warning });
             };
-            let made =
-                fix(&here, ChainView::new(lower), flavour, &self.bench.options.tree, &target, &mut warn)?;
+            let made = fix(&here, ChainView::new(lower), flavour, &self.bench.options.tree, &target, &mut warn)?;
             fixup = (made.nodes > 0).then_some((target, made));
         }
         fold(root, &tree, &options(facts.whiteouts + facts.opaques > 0, facts.root_opaque))?;

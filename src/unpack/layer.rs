@@ -85,8 +85,7 @@ impl Bench<'_> {
             skip_devices: user_namespace,
             tolerate_xattrs: user_namespace,
         };
-        let mut warn =
-            |warning: Warning| (self.events)(Event::Warning { layer: name.clone(), warning });
+        let mut warn = |warning: Warning| (self.events)(Event::Warning { layer: name.clone(), warning });
         let applied = match apply_layer(&mut stream, target, &apply, &mut warn, &|| self.options.cancel.check()) {
             Ok(applied) => applied,
             Err(e) => return Err(stream.damaged(e)),

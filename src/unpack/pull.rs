@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use crate::digest::{ChainId, DiffId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{self, Image, OpenOptions, Reference, Source};
-use crate::store::{self, Claim, ImageLayer, ImageRecord, LayerLock, LayerOptions, LayerRef, NewImage, Pin, SealedLayer, Store};
+use crate::store::{
+    self, Claim, ImageLayer, ImageRecord, LayerLock, LayerOptions, LayerRef, NewImage, Pin, SealedLayer, Store,
+};
 use crate::stream::Expected;
 
 use super::chain::{Chain, of_record};
@@ -37,7 +39,8 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
         return stored(name, store, events);
     }
     let named = |e: Error| e.with_image(reference);
-    let source = image::open(reference, &OpenOptions { platform: options.platform.clone(), limits: options.limits.clone() })?;
+    let source =
+        image::open(reference, &OpenOptions { platform: options.platform.clone(), limits: options.limits.clone() })?;
     let pull = Pull {
         bench: Bench { options, flavour: store.flavour(), events },
         store,
@@ -124,10 +127,8 @@ impl Pull<'_> {
     fn stage_one(&self, index: usize, image: &Image, expected: &Expected) -> Result<(SealedLayer, f64)> {
         let staging = self.store.stage()?;
         let blob = image.open_layer(index)?;
-        let (tree, stash, journal) =
-            (staging.tree_path().to_path_buf(), staging.stash_path(), staging.journal_path());
-        let Laid { facts, report, seconds } =
-            self.bench.lay(index, blob, expected.clone(), &tree, &stash, &journal)?;
+        let (tree, stash, journal) = (staging.tree_path().to_path_buf(), staging.stash_path(), staging.journal_path());
+        let Laid { facts, report, seconds } = self.bench.lay(index, blob, expected.clone(), &tree, &stash, &journal)?;
         Ok((staging.seal(self.layer_options, facts, report, expected)?, seconds))
     }
 

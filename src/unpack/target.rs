@@ -42,8 +42,11 @@ impl Target {
         let dir = std::path::absolute(dir).map_err(|e| at("resolve", dir, e))?;
         let (inside, home) = match fs::symlink_metadata(&dir) {
             Ok(meta) if !meta.is_dir() => {
-                return Err(Error::new(ErrorKind::AlreadyExists, format!("{} exists and is no directory", dir.display()))
-                    .with_hint("choose a directory that is absent or empty"));
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("{} exists and is no directory", dir.display()),
+                )
+                .with_hint("choose a directory that is absent or empty"));
             }
             Ok(_) if is_mount_point(&dir)? => (true, dir.clone()),
             Ok(_) => (false, parent_of(&dir)?),
@@ -57,8 +60,10 @@ impl Target {
             .rand_bytes(10)
             .tempdir_in(&home)
             .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{} does not exist", home.display()))
-                    .with_hint("make it first, or choose another target"),
+                std::io::ErrorKind::NotFound => {
+                    Error::new(ErrorKind::NotFound, format!("{} does not exist", home.display()))
+                        .with_hint("make it first, or choose another target")
+                }
                 _ => at("create a directory in", &home, e),
             })?
             .keep();

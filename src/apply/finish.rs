@@ -93,7 +93,7 @@ impl Layer<'_> {
             self.marks()?;
         }
         let live = self.dirs.live();
-        let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(*id);
+        let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(self.dirs.parent(*id));
         if stashed || self.facts.late_links > 0 || live.iter().any(implied) {
             self.facts.depends_on_lower = true;
         }

@@ -70,8 +70,11 @@ fn fold_dir(base: &Dir, layer: &Dir, options: &FoldOptions) -> Result<()> {
                 let upper = layer.open_child(name)?;
                 if !(options.has_marks && is_opaque(&upper, options)?) {
                     let lower = base.open_child(name)?;
+                    // Before anything is moved out of it, which would change its mtime.
+                    let meta = meta_of(&upper, options)?;
                     fold_dir(&lower, &upper, options)?;
-                    take_meta(&lower, &upper, options)?;
+                    // A directory entry replaces all metadata, it does not merge (D5).
+                    lower.apply_meta_self(&meta, options.ownership == Ownership::Keep, &|_| false)?;
                     continue;
                 }
             }
@@ -97,15 +100,13 @@ fn is_opaque(dir: &Dir, options: &FoldOptions) -> Result<bool> {
     Ok(dir.get_xattr_self(xattr.as_bytes())?.as_deref() == Some(b"y"))
 }
 
-/// Gives `lower` all metadata of `upper`: a directory entry replaces, it does not merge (D5).
-fn take_meta(lower: &Dir, upper: &Dir, options: &FoldOptions) -> Result<()> {
+fn meta_of(upper: &Dir, options: &FoldOptions) -> Result<NodeMeta> {
     let mut xattrs = upper.xattrs_self()?;
     let prefix = options.flavour.prefix().as_bytes();
     if options.has_marks {
         xattrs.retain(|(name, _)| !name.starts_with(prefix));
     }
-    let node = NodeMeta { meta: upper.stat_self()?.meta, xattrs };
-    lower.apply_meta_self(&node, options.ownership == Ownership::Keep, &|_| false)
+    Ok(NodeMeta { meta: upper.stat_self()?.meta, xattrs })
 }
 
 fn strip(dir: &Dir, options: &FoldOptions) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Runs actions on the layer directory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
@@ -17,7 +17,7 @@ use super::dirs::{DirId, Dirs, ROOT};
 use super::facts::{LayerFacts, RootMeta};
 use super::journal::{RecordRef, Writer};
 use super::plan::{Action, LiteralPath, Node};
-use super::{ApplyOptions, Data, Target, Warning};
+use super::{ApplyOptions, Data, Target, Warning, check_implied};
 
 /// Symlinks expanded in one walk before it is refused (S12).
 pub(crate) const MAX_SYMLINKS: usize = 40;
@@ -40,6 +40,8 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
+    /// Names so far, with `strict` only.
+    seen: HashSet<LiteralPath>,
 }
 
 struct AufsFile {
@@ -65,6 +67,7 @@ impl<'o> Layer<'o> {
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
+            seen: HashSet::new(),
         })
     }
 
@@ -96,8 +99,8 @@ impl<'o> Layer<'o> {
             }
             Action::Opaque { dir } => {
                 self.opaques += 1;
-                self.journal.push(RecordRef::Opaque { dir: &dir, mtime })?;
-                self.opaque_over_own_file(&dir, mtime)
+                self.opaque_over_own_file(&dir, mtime)?;
+                self.journal.push(RecordRef::Opaque { dir: &dir, mtime })
             }
             Action::AufsStash(name) => self.aufs_stash(name, data),
             Action::Make { path, node, meta } => self.make(path, node, meta, name, data, warn),
@@ -116,6 +119,9 @@ impl<'o> Layer<'o> {
         let Some((parent_path, last)) = path.split_last() else {
             return Err(Error::new(ErrorKind::Malformed, "changes the root (D4)"));
         };
+        if self.options.plan.tree.strict && !self.seen.insert(path.clone()) {
+            return Err(Error::new(ErrorKind::Malformed, "name appears twice in the layer (R-6)"));
+        }
         if let Node::HardLink(target) = &node {
             return self.hard_link(&path, target, &meta, name, warn);
         }
@@ -196,6 +202,7 @@ impl<'o> Layer<'o> {
     }
 
     fn imply(&mut self, parent: DirId, dir: &Dir, name: &[u8], by: &Meta) -> Result<DirId> {
+        check_implied(name)?;
         self.make_dir_clean(dir, name)?;
         let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: by.mtime, atime: by.mtime };
         Ok(self.dirs.add(parent, name, false, NodeMeta { meta, xattrs: Vec::new() }))
@@ -234,13 +241,18 @@ impl<'o> Layer<'o> {
         Ok(Some(here))
     }
 
+    /// Whether the layers below may show that what stands in the layer directory belongs elsewhere.
+    fn doubtful(&self) -> bool {
+        self.dirs.any_implied() || self.facts.late_links > 0
+    }
+
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
     fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
         self.last_parent = None;
         if let Some(id) = self.dirs.child(parent, name) {
             self.dirs.forget(id);
         }
-        if self.dirs.any_implied() {
+        if self.doubtful() {
             self.stashed += 1;
             let number = self.stashed;
             dir.rename(name, &self.stash, number.to_string().as_bytes())?;
@@ -253,7 +265,8 @@ impl<'o> Layer<'o> {
 
     fn opaque_over_own_file(&mut self, path: &LiteralPath, mtime: Timestamp) -> Result<()> {
         let Some((parent_path, last)) = path.split_last() else { return Ok(()) };
-        let Some(parent) = self.existing(&parent_path)? else { return Ok(()) };
+        // A loop on the way means that there is nothing to replace.
+        let Ok(Some(parent)) = self.existing(&parent_path) else { return Ok(()) };
         if self.dirs.child(parent, last).is_some() {
             return Ok(());
         }
@@ -278,9 +291,11 @@ impl<'o> Layer<'o> {
     ) -> Result<()> {
         if let Some(id) = self.dirs.child(parent, name) {
             if self.dirs.info(id).explicit {
-                self.twice(entry, warn)?;
+                self.twice(entry, warn);
             }
             let info = self.dirs.info_mut(id);
+            // What went through it before would have gone through a symlink of a lower layer.
+            self.facts.depends_on_lower |= !info.explicit;
             info.explicit = true;
             info.meta = meta.clone();
             return Ok(());
@@ -296,12 +311,8 @@ impl<'o> Layer<'o> {
         Ok(())
     }
 
-    fn twice(&self, entry: &[u8], warn: &mut dyn FnMut(Warning)) -> Result<()> {
-        if self.options.plan.tree.strict {
-            return Err(Error::new(ErrorKind::Malformed, "name appears twice in the layer (R-6)"));
-        }
+    fn twice(&self, entry: &[u8], warn: &mut dyn FnMut(Warning)) {
         warn(Warning::new("duplicate", entry, "name appears twice; the last entry wins"));
-        Ok(())
     }
 
     fn duplicate(
@@ -312,7 +323,7 @@ impl<'o> Layer<'o> {
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
     ) -> Result<()> {
-        self.twice(entry, warn)?;
+        self.twice(entry, warn);
         self.displace(parent, dir, name)
     }
 
@@ -520,6 +531,11 @@ impl<'o> Layer<'o> {
         let Some((target_parent, target_name)) = target.split_last() else {
             return Err(Error::new(ErrorKind::Malformed, "hard link to the root (L11)"));
         };
+        let Some((parent_path, last)) = path.split_last() else {
+            return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
+        };
+        // Parents come first, so that the target may be looked up through them.
+        let parent = self.parent_for(&parent_path, &meta.meta)?;
         let source = match self.existing(&target_parent)? {
             Some(id) => {
                 let dir = self.dirs.handle(id)?;
@@ -533,16 +549,17 @@ impl<'o> Layer<'o> {
             return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
         };
         let found = self.dirs.path(source_id).join(target_name);
+        if st.kind == Kind::Directory && self.doubtful() {
+            // It may be there only because nobody described it, and be something else in the layers below.
+            self.facts.late_links += 1;
+            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+        }
         if st.kind == Kind::Directory {
             return Err(Error::new(
                 ErrorKind::Malformed,
                 format!("hard link to the directory \"{}\" (L11)", escape(target.as_bytes())),
             ));
         }
-        let Some((parent_path, last)) = path.split_last() else {
-            return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
-        };
-        let parent = self.parent_for(&parent_path, &meta.meta)?;
         let dir = self.dirs.handle(parent)?;
         let mut outcome = dir.link(last, &source_dir, target_name)?;
         if outcome == LinkOutcome::Taken {

@@ -29,6 +29,7 @@ use crate::tar::{self, Parser, Step};
 
 pub use facts::{LayerFacts, RootMeta};
 pub(crate) use finish::{Marker, finish_root};
+pub(crate) use plan::check_implied;
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
 
 /// Something odd that was accepted, or dropped, while a layer was applied.

@@ -26,15 +26,15 @@ const MAX_NAME: usize = 255;
 pub struct LiteralPath(Vec<u8>);
 
 impl LiteralPath {
-    /// Cleans `raw`; the flag says whether a `..` was met.
+    /// Cleans `raw`; the flag says whether a `..` was stopped at the root.
     pub fn clean(raw: &[u8]) -> (LiteralPath, bool) {
         let mut out: Vec<u8> = Vec::with_capacity(raw.len());
-        let mut dotdot = false;
+        let mut clamped = false;
         for component in raw.split(|&b| b == b'/') {
             match component {
                 b"" | b"." => {}
                 b".." => {
-                    dotdot = true;
+                    clamped |= out.is_empty();
                     let parent = out.iter().rposition(|&b| b == b'/').unwrap_or(0);
                     out.truncate(parent);
                 }
@@ -46,7 +46,7 @@ impl LiteralPath {
                 }
             }
         }
-        (LiteralPath(out), dotdot)
+        (LiteralPath(out), clamped)
     }
 
     /// Takes bytes that were cleaned before.
@@ -183,12 +183,12 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     let strict = options.tree.strict;
     let limits = &options.limits;
     check_path(&entry.path, limits)?;
-    let (path, dotdot) = LiteralPath::clean(&entry.path);
-    if dotdot {
+    let (path, clamped) = LiteralPath::clean(&entry.path);
+    if clamped {
         if strict {
-            return Err(refuse("name contains \"..\" (R-5)"));
+            return Err(refuse("name leads out of the root (R-5)"));
         }
-        warn(Warning::new("name-clamped", &entry.path, "name contains \"..\"; cleaned inside the root"));
+        warn(Warning::new("name-clamped", &entry.path, "name leads out of the root; clamped there"));
     }
     let depth = path.depth();
     if depth > limits.max_depth {
@@ -250,9 +250,12 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         EntryKind::Fifo => Node::Fifo,
         EntryKind::HardLink { target } => {
             check_path(target, limits)?;
-            let (target, dotdot) = LiteralPath::clean(target);
-            if dotdot && strict {
-                return Err(refuse("hard link target contains \"..\" (R-5)"));
+            let (target, clamped) = LiteralPath::clean(target);
+            if clamped && strict {
+                return Err(refuse("hard link target leads out of the root (R-5)"));
+            }
+            for component in target.components() {
+                check_component(component)?;
             }
             match target.split_last() {
                 Some((dir, name)) if dir.as_bytes() == AUFS_LINKS => Node::AufsLink(name.to_vec()),
@@ -286,6 +289,14 @@ fn check_path(path: &[u8], limits: &Limits) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Checks a name that a symlink's target asks to make.
+pub(crate) fn check_implied(name: &[u8]) -> Result<(), Error> {
+    if name.starts_with(WHITEOUT_PREFIX) {
+        return Err(refuse("a symlink leads to a directory with a whiteout name (R-15)"));
+    }
+    check_component(name)
 }
 
 fn check_component(name: &[u8]) -> Result<(), Error> {

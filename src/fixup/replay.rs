@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 
 use crate::apply::journal::{Reader, Record};
-use crate::apply::{LiteralPath, Node};
+use crate::apply::{LiteralPath, Node, check_implied};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::policy::LowerSymlinks;
 use crate::root::{Meta, NodeMeta};
 
 use super::FixupInput;
-use super::tree::{Child, DirId, DirMeta, InodeId, ROOT, Source, Tree};
+use super::tree::{Child, DirId, DirMeta, InodeId, ROOT, Tree};
 
 /// Symlinks expanded in one walk (S12).
 const MAX_SYMLINKS: usize = 40;
@@ -94,13 +94,13 @@ impl Replay {
             }
             match self.tree.child(here, &component)? {
                 Some(Child::Dir(id)) => here = id,
-                Some(Child::Leaf(inode)) => {
+                Some(Child::Leaf { inode, .. }) => {
                     if self.lower_symlinks == LowerSymlinks::Shadow
                         || described.contains(&self.tree.path(here).join(&component))
                     {
                         return Ok(None);
                     }
-                    let Some((target, _)) = self.tree.symlink(inode)? else { return Ok(None) };
+                    let Some(target) = self.tree.symlink(inode)? else { return Ok(None) };
                     links += 1;
                     if links > MAX_SYMLINKS {
                         return Ok(None);
@@ -126,7 +126,7 @@ impl Replay {
                     self.make(&path, placed, source, node, meta, redirected).map_err(refuse)?;
                 }
                 Record::Opaque { dir, mtime } => {
-                    self.forget_place(&dir);
+                    self.placed.remove(dir.as_bytes());
                     self.opaque_over_own_file(&dir, mtime)?;
                 }
                 Record::Stashed { placed, number } => self.stash(&placed, number),
@@ -213,12 +213,12 @@ impl Replay {
                     here = id;
                     continue;
                 }
-                Some(Child::Leaf(inode)) => {
-                    if let Some((target, lower)) = self.tree.symlink(inode)?
-                        && !(lower && self.lower_symlinks == LowerSymlinks::Shadow)
+                Some(Child::Leaf { inode, own }) => {
+                    if let Some(target) = self.tree.symlink(inode)?
+                        && (own || self.lower_symlinks == LowerSymlinks::Resolve)
                     {
                         links += 1;
-                        self.redirects += u64::from(lower);
+                        self.redirects += u64::from(!own);
                         if links > MAX_SYMLINKS {
                             return Err(Error::new(
                                 ErrorKind::Malformed,
@@ -231,6 +231,7 @@ impl Replay {
                 }
                 None => {}
             }
+            check_implied(&component)?;
             let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: by.mtime, atime: by.mtime };
             here = self.tree.make_dir(here, &component, NodeMeta { meta, xattrs: Vec::new() });
         }
@@ -249,9 +250,9 @@ impl Replay {
             }
             match self.tree.child(here, &component)? {
                 Some(Child::Dir(id)) => here = id,
-                Some(Child::Leaf(inode)) => {
-                    let Some((target, lower)) = self.tree.symlink(inode)? else { return Ok(None) };
-                    if lower && self.lower_symlinks == LowerSymlinks::Shadow {
+                Some(Child::Leaf { inode, own }) => {
+                    let Some(target) = self.tree.symlink(inode)? else { return Ok(None) };
+                    if !own && self.lower_symlinks == LowerSymlinks::Shadow {
                         return Ok(None);
                     }
                     links += 1;
@@ -289,6 +290,10 @@ impl Replay {
         let Some((target_parent, target_name)) = target.split_last() else {
             return Err(Error::new(ErrorKind::Malformed, "hard link to the root (L11)"));
         };
+        let Some((parent_path, name)) = path.split_last() else {
+            return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
+        };
+        let parent = self.parent_for(&parent_path, &meta.meta)?;
         let found = match self.existing(&target_parent)? {
             Some(dir) => self.tree.child(dir, target_name)?.map(|child| (dir, child)),
             None => None,
@@ -305,18 +310,14 @@ impl Replay {
                     format!("hard link to the directory \"{}\" (L11)", escape(target.as_bytes())),
                 ));
             }
-            Some((dir, Child::Leaf(inode))) => (dir, inode),
+            Some((dir, Child::Leaf { inode, .. })) => (dir, inode),
         };
         if there != Some(inode) {
             self.moved(there);
             self.moved(Some(inode));
         }
-        let Some((parent_path, name)) = path.split_last() else {
-            return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
-        };
-        let parent = self.parent_for(&parent_path, &meta.meta)?;
         match self.tree.child(parent, name)? {
-            Some(Child::Leaf(old)) if old == inode => {}
+            Some(Child::Leaf { inode: old, .. }) if old == inode => {}
             Some(Child::Dir(old)) if self.tree.within(target_dir, old) => {
                 return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
             }
@@ -325,7 +326,8 @@ impl Replay {
         if self.tree.symlink(inode)?.is_none() {
             let mut now = self.tree.inode_meta(inode, &*self.is_mark)?;
             now.meta = meta.meta;
-            for (xattr, value) in &meta.xattrs {
+            let file = self.tree.is_file(inode);
+            for (xattr, value) in meta.xattrs.iter().filter(|(n, _)| file || !n.starts_with(b"user.")) {
                 now.xattrs.retain(|(n, _)| n != xattr);
                 now.xattrs.push((xattr.clone(), value.clone()));
             }
@@ -342,9 +344,10 @@ impl Replay {
 
     fn opaque_over_own_file(&mut self, path: &LiteralPath, mtime: crate::tar::Timestamp) -> Result<()> {
         let Some((parent_path, name)) = path.split_last() else { return Ok(()) };
-        let Some(parent) = self.existing(&parent_path)? else { return Ok(()) };
-        if let Some(Child::Leaf(inode)) = self.tree.child(parent, name)?
-            && matches!(&self.tree.inode(inode).source, Source::Own(node) if !matches!(node, Node::Symlink(_)))
+        // A loop on the way means that there is nothing to replace.
+        let Ok(Some(parent)) = self.existing(&parent_path) else { return Ok(()) };
+        if let Some(Child::Leaf { inode, own: true }) = self.tree.child(parent, name)?
+            && self.tree.symlink(inode)?.is_none()
         {
             let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime, atime: mtime };
             self.tree.make_dir(parent, name, NodeMeta { meta, xattrs: Vec::new() });

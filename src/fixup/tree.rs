@@ -21,7 +21,11 @@ pub(super) struct InodeId(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Child {
     Dir(DirId),
-    Leaf(InodeId),
+    /// Anything else; `own` where this layer made the name.
+    Leaf {
+        inode: InodeId,
+        own: bool,
+    },
 }
 
 /// Where a directory's metadata comes from.
@@ -128,24 +132,24 @@ impl Tree {
                         id
                     }
                 };
-                Some(Child::Leaf(id))
+                Some(Child::Leaf { inode: id, own: false })
             }
         };
         self.dir_mut(dir).entries.insert(name.to_vec(), child);
         Ok(child)
     }
 
-    /// Returns the target where `inode` is a symlink, and whether it is the lower tree's.
-    pub(super) fn symlink(&self, inode: InodeId) -> Result<Option<(Vec<u8>, bool)>> {
+    /// Returns the target where `inode` is a symlink.
+    pub(super) fn symlink(&self, inode: InodeId) -> Result<Option<Vec<u8>>> {
         match &self.inode(inode).source {
-            Source::Own(Node::Symlink(target)) => Ok(Some((target.clone(), false))),
+            Source::Own(Node::Symlink(target)) => Ok(Some(target.clone())),
             Source::Own(_) => Ok(None),
             Source::Lower { dir, name, stat, .. } => {
                 if stat.kind != Kind::Symlink {
                     return Ok(None);
                 }
                 match dir.read_link(name)? {
-                    ReadLink::Target(target) => Ok(Some((target, true))),
+                    ReadLink::Target(target) => Ok(Some(target)),
                     _ => Ok(None),
                 }
             }
@@ -183,7 +187,7 @@ impl Tree {
     }
 
     pub(super) fn put(&mut self, parent: DirId, name: &[u8], inode: InodeId) {
-        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf(inode)));
+        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf { inode, own: true }));
     }
 
     pub(super) fn path(&self, mut dir: DirId) -> LiteralPath {
@@ -206,6 +210,14 @@ impl Tree {
                 return false;
             }
             dir = self.dir(dir).parent;
+        }
+    }
+
+    /// Whether `inode` is a regular file.
+    pub(super) fn is_file(&self, inode: InodeId) -> bool {
+        match &self.inode(inode).source {
+            Source::Own(node) => matches!(node, Node::File { .. }),
+            Source::Lower { stat, .. } => stat.kind == Kind::File,
         }
     }
 

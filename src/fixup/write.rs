@@ -77,7 +77,7 @@ impl Writer<'_> {
                         self.whiteout(path, &name)?;
                     }
                 }
-                (Some(Child::Leaf(inode)), have) => {
+                (Some(Child::Leaf { inode, .. }), have) => {
                     let here = path.join(&name);
                     let same = self.is_same(inode, have.as_ref(), &here);
                     match pass {

@@ -1,0 +1,105 @@
+//! The rule book run on the product: every case of testkit and random images, flattened, mounted read-only and
+//! read-write, against the expectation and the reference model; and the same again inside a user namespace.
+
+mod common;
+
+use common::*;
+use testkit::cases::{self, Expect};
+use testkit::model::Model;
+use testkit::{Tree, compare};
+
+/// Checks one image every way; returns what is wrong.
+fn check_image(
+    lab: &Lab,
+    name: &str,
+    layers: &[Vec<testkit::EntrySpec>],
+    options: testkit::model::Options,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let model = Model::of_image(options, layers);
+    let results = lab.every_way(layers, options);
+    match (&model, &results) {
+        (Err(_), Err(_)) => {}
+        (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
+        (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
+        (Ok(model), Ok(trees)) => {
+            let expected = lab.comparable(model.tree());
+            for (way, tree) in trees {
+                let tree = lab.comparable(tree.clone());
+                let differences = compare(&expected, &tree);
+                if !differences.is_empty() {
+                    wrong.push(format!("{name}, {way} (expected: model):"));
+                    wrong.extend(differences.iter().take(12).map(|d| format!("    {d}")));
+                }
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_case_gives_its_tree_flat_and_mounted() {
+    if !root_or_skip("every_case_gives_its_tree_flat_and_mounted") {
+        return;
+    }
+    let lab = Lab::new();
+    let mut wrong = Vec::new();
+    let only = std::env::var("UNPLY_CASE").ok();
+    for case in cases::all() {
+        if only.as_ref().is_some_and(|o| !case.name.contains(o.as_str())) {
+            continue;
+        }
+        if !lab.can_hold(&case.layers) {
+            continue;
+        }
+        let results = lab.every_way(&case.layers, case.options);
+        match (&case.expect, &results) {
+            (Expect::Refused, Ok(_)) => wrong.push(format!("{}: accepted, must be refused", case.name)),
+            (Expect::Refused, Err(_)) => {}
+            (Expect::Tree(_), Err(e)) => wrong.push(format!("{}: refused: {e}", case.name)),
+            (Expect::Tree(_), Ok(trees)) => {
+                if !lab.in_user_namespace {
+                    for (way, tree) in trees {
+                        wrong.extend(case.mismatches(tree).into_iter().map(|m| format!("{} {way}: {m}", case.name)));
+                    }
+                }
+            }
+        }
+        wrong.extend(check_image(&lab, case.name, &case.layers, case.options));
+    }
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn random_images_give_one_tree_everywhere() {
+    if !root_or_skip("random_images_give_one_tree_everywhere") {
+        return;
+    }
+    let lab = Lab::new();
+    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (first, count) = (number("UNPLY_SEED", 1), number("UNPLY_IMAGES", 150));
+    let mut wrong = Vec::new();
+    for seed in first..first + count {
+        let layers = testkit::random::random_image(seed);
+        if lab.can_hold(&layers) {
+            wrong.extend(check_image(&lab, &format!("seed {seed}"), &layers, Default::default()));
+        }
+        if wrong.len() > 60 {
+            break;
+        }
+    }
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_same_inside_a_user_namespace() {
+    in_user_namespace(&["every_case_gives_its_tree_flat_and_mounted", "random_images_give_one_tree_everywhere"]);
+}
+
+/// The harness itself must be able to fail.
+#[test]
+fn a_wrong_tree_is_noticed() {
+    let layers = vec![vec![testkit::file("a", "x")]];
+    let model = Model::of_image(Default::default(), &layers).unwrap();
+    assert!(!compare(&model.tree(), &Tree::default()).is_empty());
+}

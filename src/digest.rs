@@ -232,6 +232,9 @@ pub struct Hasher(HasherState);
 #[derive(Clone)]
 enum HasherState {
     Sha256(sha2::Sha256),
+    /// The same where the CPU has no SHA instructions.
+    #[cfg(target_arch = "x86_64")]
+    Sha256Avx(ring::digest::Context),
     Sha512(sha2::Sha512),
 }
 
@@ -239,6 +242,10 @@ impl Hasher {
     /// Creates a hasher.
     pub fn new(algorithm: Algorithm) -> Self {
         Hasher(match algorithm {
+            #[cfg(target_arch = "x86_64")]
+            Algorithm::Sha256 if !std::arch::is_x86_feature_detected!("sha") => {
+                HasherState::Sha256Avx(ring::digest::Context::new(&ring::digest::SHA256))
+            }
             Algorithm::Sha256 => HasherState::Sha256(sha2::Sha256::new()),
             Algorithm::Sha512 => HasherState::Sha512(sha2::Sha512::new()),
         })
@@ -248,6 +255,8 @@ impl Hasher {
     pub fn update(&mut self, data: &[u8]) {
         match &mut self.0 {
             HasherState::Sha256(h) => h.update(data),
+            #[cfg(target_arch = "x86_64")]
+            HasherState::Sha256Avx(h) => h.update(data),
             HasherState::Sha512(h) => h.update(data),
         }
     }
@@ -258,6 +267,11 @@ impl Hasher {
         let algorithm = match self.0 {
             HasherState::Sha256(h) => {
                 bytes[..32].copy_from_slice(&h.finalize());
+                Algorithm::Sha256
+            }
+            #[cfg(target_arch = "x86_64")]
+            HasherState::Sha256Avx(h) => {
+                bytes[..32].copy_from_slice(h.finish().as_ref());
                 Algorithm::Sha256
             }
             HasherState::Sha512(h) => {
@@ -337,6 +351,18 @@ mod tests {
         let second = Digest::of(Algorithm::Sha256, format!("{} {}", d('a'), d('b')).as_bytes());
         assert_eq!(ids[1].0, second);
         assert_eq!(ids[2].0, Digest::of(Algorithm::Sha256, format!("{} {}", second, d('c')).as_bytes()));
+    }
+
+    /// Whatever code the CPU gets, it is SHA-256.
+    #[test]
+    fn the_hasher_agrees_with_sha2_at_every_length_and_cut() {
+        let data: Vec<u8> = (0..300u32).map(|n| (n * 7) as u8).collect();
+        for end in 0..data.len() {
+            let mut hasher = Hasher::new(Algorithm::Sha256);
+            hasher.update(&data[..end / 3]);
+            hasher.update(&data[end / 3..end]);
+            assert_eq!(hasher.finish().as_bytes(), &sha2::Sha256::digest(&data[..end])[..]);
+        }
     }
 
     #[test]

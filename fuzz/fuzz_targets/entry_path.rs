@@ -83,7 +83,10 @@ fuzz_target!(|input: Input| {
         name.insert(0, b'/');
     }
     let stored = if let Kind::File(n) = input.kind { u64::from(n) } else { 0 };
-    let target = |own: &[u8]| if own.is_empty() { path(&input.target_parts) } else { own.to_vec() };
+    // The parser lets no NUL through here either.
+    let target = |own: &[u8]| -> Vec<u8> {
+        if own.is_empty() { path(&input.target_parts) } else { own.iter().copied().filter(|b| *b != 0).collect() }
+    };
     let kind = match &input.kind {
         Kind::File(size) => EntryKind::File { size: u64::from(*size), sparse: None },
         Kind::HardLink(t) => EntryKind::HardLink { target: target(t) },

@@ -6,6 +6,7 @@
 //! * Sparse files: the crate reads no PAX sparse forms. The archive is compared up to the first one.
 //! * Numbers in base-256: the crate keeps the low 8 of 12 bytes; we refuse what that would lose, so equal where accepted.
 //! * `D`, `V`, `S` and `X` headers, `SCHILY.dev*` and `GNU.*` keys: the crate gives them out raw; archives with such types are not compared.
+//! * Device numbers of v7 headers: the crate has none to compare; GNU tar and bsdtar read the fields all the same.
 //! * Times from PAX are compared only where the header says them: the crate's `mtime()` reads the header alone.
 #![no_main]
 
@@ -48,8 +49,10 @@ fuzz_target!(|data: &[u8]| {
             EntryKind::HardLink { target } | EntryKind::Symlink { target } => assert_eq!(&link, target, "{what}"),
             EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
                 let header = their.header();
-                assert_eq!(header.device_major().ok().flatten(), Some(*major), "{what}: major");
-                assert_eq!(header.device_minor().ok().flatten(), Some(*minor), "{what}: minor");
+                let numbers = (header.device_major().ok().flatten(), header.device_minor().ok().flatten());
+                if let (Some(a), Some(b)) = numbers {
+                    assert_eq!((a, b), (*major, *minor), "{what}: device");
+                }
             }
             // A v7 file whose name ends in a slash is a directory for us, as for every container engine.
             EntryKind::Directory | EntryKind::Fifo => {}

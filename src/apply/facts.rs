@@ -15,7 +15,7 @@ pub struct LayerFacts {
     pub root_opaque: bool,
     /// Something in the layer can only be settled with the layers below: it needs a fix-up in each chain.
     pub depends_on_lower: bool,
-    /// Hard links whose target the layer does not have before them.
+    /// Entries that could not be placed without the layers below: above all hard links whose target the layer does not have before them.
     pub late_links: u64,
     /// Whiteouts written into the layer directory.
     pub whiteouts: u64,

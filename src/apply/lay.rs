@@ -125,7 +125,10 @@ impl<'o> Layer<'o> {
         if let Node::HardLink(target) = &node {
             return self.hard_link(&path, target, &meta, name, warn);
         }
-        let parent = self.parent_for(&parent_path, &meta.meta)?;
+        let parent = match self.parent_for(&parent_path, &meta.meta) {
+            Err(e) if self.may_be_wrong(&e) => return self.unplaced(&path, node, &meta, data),
+            other => other?,
+        };
         let mut placed = self.dirs.path(parent).join(last);
         let node = match node {
             Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
@@ -244,6 +247,34 @@ impl<'o> Layer<'o> {
     /// Whether the layers below may show that what stands in the layer directory belongs elsewhere.
     fn doubtful(&self) -> bool {
         self.dirs.any_implied() || self.facts.late_links > 0
+    }
+
+    /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
+    fn may_be_wrong(&self, e: &Error) -> bool {
+        e.kind() == ErrorKind::Malformed && self.doubtful()
+    }
+
+    /// Keeps an entry that cannot be placed here for the replay over the layers below, which places or refuses it.
+    fn unplaced<R: BufRead>(
+        &mut self,
+        path: &LiteralPath,
+        node: Node,
+        meta: &NodeMeta,
+        data: &mut Data<'_, R>,
+    ) -> Result<()> {
+        self.facts.late_links += 1;
+        let Node::File { size, sparse } = &node else {
+            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+        };
+        self.stashed += 1;
+        let number = self.stashed;
+        let name = number.to_string().into_bytes();
+        let fd = self.stash.make_file(&name, 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
+        self.write_data(&fd, *size, sparse.as_deref(), data)?;
+        // A place that no entry can have: the stash takes it over at once.
+        let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
+        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta })?;
+        self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
     }
 
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
@@ -535,8 +566,15 @@ impl<'o> Layer<'o> {
             return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
         };
         // Parents come first, so that the target may be looked up through them.
-        let parent = self.parent_for(&parent_path, &meta.meta)?;
-        let source = match self.existing(&target_parent)? {
+        let found = self.parent_for(&parent_path, &meta.meta).and_then(|p| Ok((p, self.existing(&target_parent)?)));
+        let (parent, target_dir) = match found {
+            Err(e) if self.may_be_wrong(&e) => {
+                self.facts.late_links += 1;
+                return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            }
+            other => other?,
+        };
+        let source = match target_dir {
             Some(id) => {
                 let dir = self.dirs.handle(id)?;
                 dir.stat(target_name)?.map(|st| (id, dir, st))

@@ -97,7 +97,7 @@ pub fn inspect(context: &Context, image: &str) -> Result<()> {
     };
     match context.global.json {
         true => output::json(doc),
-        false => output::text(&render(&doc)),
+        false => output::text(&render(&doc, context.global.verbose > 0)),
     }
 }
 
@@ -175,7 +175,8 @@ fn of_record(record: &ImageRecord) -> InspectDoc {
     }
 }
 
-fn render(doc: &InspectDoc) -> String {
+/// Lays the ids out; those of layers in full only with `full`, for three of them fill no terminal's line.
+fn render(doc: &InspectDoc, full: bool) -> String {
     let unknown = || "unknown".to_owned();
     let mut out = String::new();
     for (name, value) in [
@@ -187,14 +188,32 @@ fn render(doc: &InspectDoc) -> String {
     ] {
         out.push_str(&format!("{name:<10} {value}\n"));
     }
+    if doc.layers.is_empty() {
+        return out;
+    }
+    let (left, right) = (Align::Left, Align::Right);
+    let columns =
+        [("#", right), ("DIGEST", left), ("DIFF ID", left), ("CHAIN ID", left), ("SIZE", right), ("MEDIA TYPE", left)];
+    let mut table = Table::new(&columns);
+    let id = |id: &Option<String>| match (id, full) {
+        (None, _) => unknown(),
+        (Some(id), true) => id.clone(),
+        (Some(id), false) => id.split_once(':').map_or("", |(_, hex)| hex).chars().take(12).collect(),
+    };
     for (at, layer) in doc.layers.iter().enumerate() {
-        let size = layer.size.map_or_else(unknown, human_bytes);
-        let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
-        for (name, value) in [("digest", &layer.digest), ("diff_id", &layer.diff_id), ("chain_id", &layer.chain_id)] {
-            table.row([format!("  {name}"), value.clone().unwrap_or_else(unknown)]);
-        }
-        out.push_str(&format!("\n{}. {}, {size}\n", at + 1, printable(&layer.media_type)));
-        out.push_str(table.render().trim_start_matches('\n'));
+        table.row([
+            (at + 1).to_string(),
+            id(&layer.digest),
+            id(&layer.diff_id),
+            id(&layer.chain_id),
+            layer.size.map_or_else(unknown, human_bytes),
+            printable(&layer.media_type),
+        ]);
+    }
+    out.push('\n');
+    out.push_str(&table.render());
+    if !full {
+        out.push_str("\n-v shows whole digests\n");
     }
     out
 }

@@ -35,17 +35,40 @@ fn catalogue(victim: &str, up: &str) -> Vec<(&'static str, Vec<Vec<EntrySpec>>)>
         ("absolute_name", one(vec![file(v("/file"), "x")])),
         ("s04_symlink_out_then_through_it", one(vec![symlink("l", victim), file("l/file", "x")])),
         ("relative_symlink_out_then_through_it", one(vec![symlink("l", format!("{up}VICTIM")), file("l/file", "x")])),
-        ("symlink_chain_out", one(vec![symlink("a", ".."), symlink("b", "a/.."), symlink("c", format!("b/{up}")), file("c/VICTIM/file", "x")])),
+        (
+            "symlink_chain_out",
+            one(vec![
+                symlink("a", ".."),
+                symlink("b", "a/.."),
+                symlink("c", format!("b/{up}")),
+                file("c/VICTIM/file", "x"),
+            ]),
+        ),
         ("cve_2018_20990_hard_link_out_then_write", one(vec![hardlink("h", v("/file")), file("h", "x")])),
         ("hard_link_through_a_symlink_out", one(vec![symlink("l", victim), hardlink("h", "l/file"), file("h", "x")])),
         ("hard_link_dot_dot", one(vec![hardlink("h", format!("{up}VICTIM/file"))])),
-        ("cve_2021_32760_hard_link_to_a_symlink_out_then_chmod", one(vec![symlink("l", v("/file")), hardlink("h", "l").mode(0o777).owner(7, 7)])),
-        ("cve_2026_33056_symlink_then_directory_of_the_same_name", one(vec![symlink("s", victim), dir("s/").mode(0o777)])),
+        (
+            "cve_2021_32760_hard_link_to_a_symlink_out_then_chmod",
+            one(vec![symlink("l", v("/file")), hardlink("h", "l").mode(0o777).owner(7, 7)]),
+        ),
+        (
+            "cve_2026_33056_symlink_then_directory_of_the_same_name",
+            one(vec![symlink("s", victim), dir("s/").mode(0o777)]),
+        ),
         ("s05_directory_then_symlink_of_the_same_name", one(vec![dir("d/").mode(0o777), symlink("d", victim)])),
-        ("x13_directory_whiteout_symlink_over_layers", vec![vec![dir("d/").mode(0o777)], vec![whiteout("", "d")], vec![symlink("d", victim)]]),
-        ("s13_directory_replaced_between_two_entries", one(vec![dir("a/"), file("a/x", "1"), symlink("a", victim), file("a/file", "2")])),
+        (
+            "x13_directory_whiteout_symlink_over_layers",
+            vec![vec![dir("d/").mode(0o777)], vec![whiteout("", "d")], vec![symlink("d", victim)]],
+        ),
+        (
+            "s13_directory_replaced_between_two_entries",
+            one(vec![dir("a/"), file("a/x", "1"), symlink("a", victim), file("a/file", "2")]),
+        ),
         ("lower_symlink_out_then_through_it", vec![vec![symlink("l", victim)], vec![file("l/file", "x")]]),
-        ("w18_whiteout_through_a_symlink_out", vec![vec![symlink("l", victim)], vec![whiteout("l", "file"), whiteout("l", "sub")]]),
+        (
+            "w18_whiteout_through_a_symlink_out",
+            vec![vec![symlink("l", victim)], vec![whiteout("l", "file"), whiteout("l", "sub")]],
+        ),
         ("w18_opaque_through_a_symlink_out", vec![vec![symlink("l", victim)], vec![opaque("l")]]),
         ("w18_same_layer_opaque_through_a_symlink_out", one(vec![symlink("l", victim), opaque("l"), file("l/n", "x")])),
         ("w11_whiteout_of_dot_dot", vec![vec![file("a", "x")], vec![file(".wh...", "")]]),
@@ -61,12 +84,18 @@ fn catalogue(victim: &str, up: &str) -> Vec<(&'static str, Vec<Vec<EntrySpec>>)>
         ("file_over_a_symlink_out", one(vec![symlink("f", v("/file")), file("f", "x").mode(0o777)])),
         ("file_over_a_lower_symlink_out", vec![vec![symlink("f", v("/file"))], vec![file("f", "x")]]),
         ("xattr_through_a_symlink_out", one(vec![symlink("f", v("/file")), hardlink("g", "f").xattr("user.k", "v")])),
-        ("two_step_parent_swap_over_layers", vec![
-            vec![dir("d/"), file("d/file", "1")],
-            vec![symlink("d", victim)],
-            vec![file("d/file", "2"), whiteout("d", "sub")],
-        ]),
-        ("lower_hard_link_target_through_a_symlink_out", vec![vec![symlink("l", victim)], vec![hardlink("h", "l/file")]]),
+        (
+            "two_step_parent_swap_over_layers",
+            vec![
+                vec![dir("d/"), file("d/file", "1")],
+                vec![symlink("d", victim)],
+                vec![file("d/file", "2"), whiteout("d", "sub")],
+            ],
+        ),
+        (
+            "lower_hard_link_target_through_a_symlink_out",
+            vec![vec![symlink("l", victim)], vec![hardlink("h", "l/file")]],
+        ),
     ]
 }
 

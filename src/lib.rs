@@ -1,6 +1,9 @@
 //! unply
 pub mod apply;
+pub mod bench;
 pub mod cancel;
+#[doc(hidden)]
+pub mod cli;
 pub mod digest;
 pub mod error;
 pub mod fixup;

@@ -30,6 +30,7 @@ pub use reference::{Input, Reference, Selector};
 pub use single::synthesise_config;
 pub use stream::{ArchiveKind, ArchiveStream, Collected, Member};
 
+use crate::cancel::CancelToken;
 use crate::digest::{BlobDigest, DiffId, Digest, ImageId};
 use crate::error::{Error, ErrorKind, escape};
 use crate::policy::Limits;
@@ -207,6 +208,8 @@ pub struct OpenOptions {
     pub platform: Option<Platform>,
     /// Limits on documents and archives.
     pub limits: Limits,
+    /// Ends the wait for bytes of a pipe or of standard input; the reading that waited answers `Cancelled`.
+    pub cancel: CancelToken,
 }
 
 /// An image, or the stream that will turn out to be one.

@@ -8,6 +8,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 use super::archive::{self, Holds, RangeReader, fill, holds};
 use super::members::Blocks;
 use super::outer::{Magic, Outer, check_packing, magic_at};
@@ -15,6 +18,7 @@ use super::reference::{Input, Reference, Selector};
 use super::resolve::Wanted;
 use super::stream::{ArchiveKind, ArchiveStream};
 use super::{Image, OpenOptions, Source, layout, single};
+use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind};
 
 /// Entries and bytes of a compressed file that are unpacked only to see what it is.
@@ -36,9 +40,9 @@ pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Sourc
             open_archive(file, ArchiveKind::Docker, selector, options, reference)
         }
         Reference::Layer(Input::File(path)) => image(open_layer(path, options)?, reference.to_string()),
-        Reference::Layer(Input::Stdin) => image(single::from_stream(stdin()?, options), reference.to_string()),
+        Reference::Layer(Input::Stdin) => image(single::from_stream(stdin(options)?, options), reference.to_string()),
         Reference::Stdin { selector } => {
-            let stream = ArchiveStream::from_reader(stdin()?, ArchiveKind::Sniff, selector.clone(), options);
+            let stream = ArchiveStream::from_reader(stdin(options)?, ArchiveKind::Sniff, selector.clone(), options);
             Ok(Source::Stream(stream.named(reference.to_string())))
         }
         Reference::Stored(name) => Err(Error::new(
@@ -55,9 +59,9 @@ fn wanted<'a>(selector: &'a Selector, options: &'a OpenOptions) -> Wanted<'a> {
 }
 
 /// Takes its own handle of standard input, unbuffered and shared with nobody's lock.
-fn stdin() -> Result<Box<dyn Read + Send>, Error> {
+fn stdin(options: &OpenOptions) -> Result<Box<dyn Read + Send>, Error> {
     let fd = io::stdin().as_fd().try_clone_to_owned().map_err(|err| Error::io("taking standard input", err))?;
-    Ok(Box::new(File::from(fd)))
+    Ok(Box::new(Pipe { file: Arc::new(File::from(fd)), cancel: options.cancel.clone() }))
 }
 
 /// Opens a file; says whether it can be read at any offset.
@@ -103,23 +107,38 @@ fn archive_source(
     }
     // A pipe has no offsets, a file must not depend on where somebody else's handle stands.
     let reader: Box<dyn Read + Send> =
-        if seekable { Box::new(RangeReader::whole(file)) } else { Box::new(ArcFile(file)) };
+        if seekable { Box::new(RangeReader::whole(file)) } else { Box::new(Pipe { file, cancel: options.cancel.clone() }) };
     Ok(Source::Stream(ArchiveStream::from_reader(reader, kind, selector.clone(), options).named(reference)))
 }
 
-/// A pipe behind a shared handle.
-struct ArcFile(Arc<File>);
+/// How long a read waits for bytes before it looks whether anybody still wants them.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-impl Read for ArcFile {
+/// A pipe: whoever writes it may stall for ever, so waiting for it can be cancelled.
+struct Pipe {
+    file: Arc<File>,
+    cancel: CancelToken,
+}
+
+impl Read for Pipe {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buf)
+        loop {
+            self.cancel.check()?;
+            let mut fds = [PollFd::new(&*self.file, PollFlags::IN)];
+            match poll(&mut fds, Some(&PATIENCE)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                // Anything else than bytes, hang-up included, the read itself says best.
+                Ok(_) => return (&*self.file).read(buf),
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 }
 
 fn open_layer(path: &Path, options: &OpenOptions) -> Result<Image, Error> {
     let (file, seekable) = open_file(path)?;
     if !seekable {
-        return Ok(single::from_stream(Box::new(ArcFile(file)), options));
+        return Ok(single::from_stream(Box::new(Pipe { file, cancel: options.cancel.clone() }), options));
     }
     let size = file.metadata().map_err(|err| Error::io(format!("opening {}", path.display()), err))?.len();
     single::from_file(file, size, options)

@@ -820,7 +820,7 @@ fn i17_oversize_documents_are_refused_before_they_are_read() {
     let image = blobs.image(("linux", "amd64"), &layer("x"));
     let dir = blobs.write(&index(std::slice::from_ref(&image)));
     let reference: Reference = format!("oci:{}", dir.path().display()).parse().unwrap();
-    let open_with = |limits| open(&reference, &OpenOptions { platform: None, limits }).map(|_| ());
+    let open_with = |limits| open(&reference, &OpenOptions { limits, ..OpenOptions::default() }).map(|_| ());
     assert!(open_with(Limits::default()).is_ok());
     let tiny = Limits { max_manifest_bytes: 100, ..Limits::default() };
     assert_eq!(open_with(tiny).unwrap_err().kind(), ErrorKind::Limit);
@@ -1036,7 +1036,7 @@ fn huge_documents_nobody_needs_are_given_up() {
         );
     }
     let limits = Limits { max_json_bytes: 3_500, max_manifest_bytes: 1_000, ..Limits::default() };
-    let options = OpenOptions { platform: None, limits: limits.clone() };
+    let options = OpenOptions { limits: limits.clone(), ..OpenOptions::default() };
     let stream = |files: &[(String, Vec<u8>)]| {
         let reader = Box::new(Cursor::new(pack(files)));
         collect(ArchiveStream::from_reader(reader, ArchiveKind::Oci, Selector::None, &options))
@@ -1053,7 +1053,7 @@ fn huge_documents_nobody_needs_are_given_up() {
 fn b8_member_tables_are_bounded() {
     let names: Vec<String> = (0..50).map(|i| format!("blobs/sha256/{i}")).collect();
     let members: Vec<_> = names.iter().map(|n| (n.as_str(), Made::File(b"{}"))).collect();
-    let options = OpenOptions { platform: None, limits: Limits { max_archive_members: 20, ..Limits::default() } };
+    let options = OpenOptions { limits: Limits { max_archive_members: 20, ..Limits::default() }, ..OpenOptions::default() };
     let reader = Box::new(Cursor::new(tar(&members)));
     let stream = ArchiveStream::from_reader(reader, ArchiveKind::Oci, Selector::None, &options);
     assert_eq!(collect(stream).unwrap_err().kind(), ErrorKind::Limit);

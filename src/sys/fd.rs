@@ -88,6 +88,17 @@ fn chmod_through_proc(dirfd: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(
     rustix::fs::chmod(proc_self_fd_path(&node), Mode::from_raw_mode(mode)).map_err(fail)
 }
 
+/// Makes `command`, once started, see `root` as `/` and stand in it, with no signal blocked.
+///
+/// `soft_files` gives it a soft limit of open files other than the caller's. Starting it needs `CAP_SYS_CHROOT`.
+///
+/// # Errors
+/// As [`open_dir_path`]; what entering the root answers is the error of starting the command.
+pub fn enter_root(command: &mut std::process::Command, root: &Path, soft_files: Option<u64>) -> Result<(), SysError> {
+    raw::enter_root(command, open_dir_path(root)?, soft_files);
+    Ok(())
+}
+
 /// Writes the file system that holds `fd` to its device.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! System calls that the wrappers lack, helpers on descriptors, and questions to the kernel.
 //!
 //! Owns: calls by descriptor that neither `nix` nor `rustix` carries (`setxattrat` and its family, `fchmodat2`),
-//! xattrs of nodes that cannot be opened, copying between descriptors, what the calling process is allowed to do,
+//! xattrs of nodes that cannot be opened, starting a command in another root, copying between descriptors, what the calling process is allowed to do,
 //! what a file system can store, and an error that carries a call with its arguments.
 //! Refuses to know: policy, archives, overlayfs, the store.
 //!
@@ -19,7 +19,7 @@ mod xattr;
 
 pub use copy::{CopyMethod, reflink_or_copy};
 pub use error::SysError;
-pub use fd::{fchmodat_nofollow, open_dir, open_dir_path, open_path_at, proc_self_fd_path, sync_fs};
+pub use fd::{enter_root, fchmodat_nofollow, open_dir, open_dir_path, open_path_at, proc_self_fd_path, sync_fs};
 pub use identity::{
     IdMap, IdRange, available_cpus, gid_map, has_effective_cap_sys_admin, in_user_namespace, uid_map, umask,
 };

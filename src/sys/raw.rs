@@ -7,7 +7,9 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 // Numbers from 403 up are the same on every architecture (Documentation/process/adding-syscalls.rst), except that MIPS
 // adds the base of its ABI. libc does not carry all of them for all targets yet.
@@ -118,4 +120,24 @@ pub(super) fn removexattrat(dirfd: BorrowedFd<'_>, name: &CStr, xattr: &CStr) ->
         )
     };
     check(result).map(drop)
+}
+
+/// Makes `command` start with `root` as its root and working directory, with no signal blocked and, where given, with
+/// `soft_files` as its soft limit of open files.
+pub(super) fn enter_root(command: &mut Command, root: OwnedFd, soft_files: Option<u64>) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let prepare = move || {
+        rustix::process::fchdir(&root)?;
+        rustix::process::chroot(c".")?;
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        if let Some(soft) = soft_files {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` runs between fork and exec, where only async-signal-safe calls are allowed: it makes five bare
+    // system calls on values that it owns or that live on its stack, allocates nothing and takes no lock; the errors it
+    // returns are plain numbers.
+    unsafe { command.pre_exec(prepare) };
 }

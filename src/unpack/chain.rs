@@ -188,10 +188,23 @@ impl Chain {
     /// # Errors
     /// `AlreadyExists` where the key is taken.
     pub fn snapshot(&self, key: &str) -> Result<Snapshot> {
+        self.make_snapshot(key, SnapshotKind::Active)
+    }
+
+    /// Makes a read-only snapshot under `key`: it keeps the layers from being collected for as long as it is mounted
+    /// somewhere, which no chain held by a process can do.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the key is taken.
+    pub fn view_snapshot(&self, key: &str) -> Result<Snapshot> {
+        self.make_snapshot(key, SnapshotKind::View)
+    }
+
+    fn make_snapshot(&self, key: &str, kind: SnapshotKind) -> Result<Snapshot> {
         let lowers = self.lowers.iter().map(|(lower, _)| *lower).collect();
         self.store.create_snapshot(NewSnapshot {
             key: key.to_owned(),
-            kind: SnapshotKind::Active,
+            kind,
             base: Base::Image { image_id: self.image_id, lowers },
             root: self.root.clone(),
             labels: BTreeMap::new(),

@@ -9,7 +9,7 @@ use crate::apply::fold::{FoldOptions, fold};
 use crate::apply::{RootMeta, Warning};
 use crate::digest::ChainId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{self, Collected, Image, OpenOptions, Reference, Source};
+use crate::image::{self, Collected, Image, Reference, Source};
 use crate::merge::{ChainView, Found, Layer, ViewDir};
 use crate::policy::{Ownership, RootEntry};
 use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, ReadLink};
@@ -51,8 +51,7 @@ pub fn unpack(
         })?;
         return from_store(name, dir, store, options, events).map_err(|e| e.with_image(reference));
     }
-    let open = OpenOptions { platform: options.platform.clone(), limits: options.limits.clone() };
-    let source = image::open(reference, &open)?;
+    let source = image::open(reference, &options.open_options())?;
     let work = || -> Result<Unpacked> {
         let target = Target::prepare(dir)?;
         let flavour = flavour_for(target.staging())?;

@@ -19,7 +19,7 @@ use std::path::Path;
 use crate::cancel::CancelToken;
 use crate::digest::{BlobDigest, ChainId, DiffId, ImageId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Platform;
+use crate::image::{OpenOptions, Platform};
 use crate::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
 use crate::store::{Flavour, Store};
 use crate::sys;
@@ -55,6 +55,13 @@ impl Default for Options {
             durable: true,
             cancel: CancelToken::new(),
         }
+    }
+}
+
+impl Options {
+    /// Returns what opening an image takes of these.
+    pub fn open_options(&self) -> OpenOptions {
+        OpenOptions { platform: self.platform.clone(), limits: self.limits.clone(), cancel: self.cancel.clone() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use crate::digest::{ChainId, DiffId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{self, Image, OpenOptions, Reference, Source};
+use crate::image::{self, Image, Reference, Source};
 use crate::store::{
     self, Claim, ImageLayer, ImageRecord, LayerLock, LayerOptions, LayerRef, NewImage, Pin, SealedLayer, Store,
 };
@@ -39,8 +39,7 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
         return stored(name, store, events);
     }
     let named = |e: Error| e.with_image(reference);
-    let source =
-        image::open(reference, &OpenOptions { platform: options.platform.clone(), limits: options.limits.clone() })?;
+    let source = image::open(reference, &options.open_options())?;
     let pull = Pull {
         bench: Bench { options, flavour: store.flavour(), events },
         store,

@@ -1,0 +1,280 @@
+//! Images made for measuring, the same bytes on every machine.
+
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::json;
+use tar::{Builder, EntryType, Header};
+
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::image::{Platform, Reference, Selector};
+
+/// What an image is made of; each is bound by another stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Two layers like a distribution: directories, symlinks, hard links, files of all sizes; the second replaces and
+    /// deletes some of the first.
+    Distro,
+    /// One layer of 20,000 files of up to 2 KiB: bound by file creation.
+    SmallFiles,
+    /// One layer of four files of 48 MiB: bound by decompression.
+    BigFiles,
+}
+
+impl Shape {
+    /// All shapes.
+    pub const ALL: [Shape; 3] = [Shape::Distro, Shape::SmallFiles, Shape::BigFiles];
+
+    /// Returns the shape's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::Distro => "distro",
+            Shape::SmallFiles => "small-files",
+            Shape::BigFiles => "big-files",
+        }
+    }
+}
+
+/// Writes an OCI layout with one image into the empty directory `dir` and returns the reference to it.
+///
+/// # Errors
+/// Those of writing files.
+pub fn synthesise(shape: Shape, dir: &Path) -> Result<Reference> {
+    let made = Layout { dir }.make(shape);
+    made.map_err(|e| Error::io(format!("write a synthetic image to {}", dir.display()), e))?;
+    Ok(Reference::OciDir { dir: dir.to_path_buf(), selector: Selector::None })
+}
+
+struct Layout<'a> {
+    dir: &'a Path,
+}
+
+struct Blob {
+    digest: Digest,
+    size: u64,
+}
+
+impl Layout<'_> {
+    fn make(&self, shape: Shape) -> io::Result<()> {
+        fs::create_dir_all(self.dir.join("blobs/sha256"))?;
+        let layers = match shape {
+            Shape::Distro => vec![self.layer(distro_bottom)?, self.layer(distro_top)?],
+            Shape::SmallFiles => vec![self.layer(small_files)?],
+            Shape::BigFiles => vec![self.layer(big_files)?],
+        };
+        let platform = Platform::host();
+        let diff_ids: Vec<String> = layers.iter().map(|(_, diff_id)| diff_id.to_string()).collect();
+        let config = self.document(&json!({
+            "architecture": platform.architecture, "os": platform.os,
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        }))?;
+        let describe = |media_type: &str, blob: &Blob| {
+            let media_type = format!("application/vnd.oci.image.{media_type}");
+            json!({ "mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.size })
+        };
+        let manifest = self.document(&json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": describe("config.v1+json", &config),
+            "layers": layers.iter().map(|(blob, _)| describe("layer.v1.tar+gzip", blob)).collect::<Vec<_>>(),
+        }))?;
+        let index = json!({ "schemaVersion": 2, "manifests": [describe("manifest.v1+json", &manifest)] });
+        fs::write(self.dir.join("index.json"), index.to_string())?;
+        fs::write(self.dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+    }
+
+    fn document(&self, document: &serde_json::Value) -> io::Result<Blob> {
+        let bytes = document.to_string().into_bytes();
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        fs::write(self.dir.join("blobs/sha256").join(digest.hex()), &bytes)?;
+        Ok(Blob { digest, size: bytes.len() as u64 })
+    }
+
+    /// Writes one gzip layer; returns its blob and its diff_id.
+    fn layer(&self, content: impl Fn(&mut Layer<'_>) -> io::Result<()>) -> io::Result<(Blob, Digest)> {
+        let path = self.dir.join("blobs/sha256/unfinished");
+        let mut blob = Hashing::new(BufWriter::new(fs::File::create(&path)?));
+        let mut plain = Hashing::new(GzEncoder::new(&mut blob, Compression::new(6)));
+        {
+            let mut layer = Layer { tar: Builder::new(&mut plain), random: 0x9e37_79b9_7f4a_7c15 };
+            content(&mut layer)?;
+            layer.tar.finish()?;
+        }
+        let (gzip, diff_id, _) = plain.finish();
+        gzip.finish()?;
+        let (mut file, digest, size) = blob.finish();
+        file.flush()?;
+        fs::rename(path, self.dir.join("blobs/sha256").join(digest.hex()))?;
+        Ok((Blob { digest, size }, diff_id))
+    }
+}
+
+/// Hashes what is written through it.
+struct Hashing<W> {
+    inner: W,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl<W> Hashing<W> {
+    fn new(inner: W) -> Self {
+        Hashing { inner, hasher: Hasher::new(Algorithm::Sha256), bytes: 0 }
+    }
+
+    fn finish(self) -> (W, Digest, u64) {
+        (self.inner, self.hasher.finish(), self.bytes)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(buf)?;
+        self.hasher.update(buf.get(..n).unwrap_or(buf));
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+struct Layer<'a> {
+    tar: Builder<&'a mut dyn Write>,
+    random: u64,
+}
+
+impl Layer<'_> {
+    /// xorshift64*: fast, and the same everywhere.
+    fn next(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn header(kind: EntryType, mode: u32, size: u64) -> Header {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_mtime(1_700_000_000);
+        header.set_uid(0);
+        header.set_gid(0);
+        header
+    }
+
+    fn dir(&mut self, path: &str) -> io::Result<()> {
+        self.tar.append_data(&mut Self::header(EntryType::Directory, 0o755, 0), path, io::empty())
+    }
+
+    fn link(&mut self, kind: EntryType, path: &str, target: &str) -> io::Result<()> {
+        self.tar.append_link(&mut Self::header(kind, 0o777, 0), path, target)
+    }
+
+    fn file(&mut self, path: &str, size: u64) -> io::Result<()> {
+        let content = Content { random: self.next() | 1, left: size, piece: [0; 64], at: 64 };
+        self.tar.append_data(&mut Self::header(EntryType::Regular, 0o644, size), path, content)
+    }
+}
+
+/// Bytes that compress about as well as programs do, by two to three times.
+struct Content {
+    random: u64,
+    left: u64,
+    piece: [u8; 64],
+    at: usize,
+}
+
+impl io::Read for Content {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        for out in buf.iter_mut() {
+            if self.left == 0 {
+                break;
+            }
+            if self.at == self.piece.len() {
+                self.refill();
+            }
+            *out = self.piece[self.at];
+            self.at += 1;
+            self.left -= 1;
+            done += 1;
+        }
+        Ok(done)
+    }
+}
+
+impl Content {
+    fn refill(&mut self) {
+        const WORDS: &[u8; 64] = b"mov call ret push pop lea test jne xor add sub cmp nop int shl .";
+        self.at = 0;
+        self.piece = *WORDS;
+        for chunk in self.piece.chunks_exact_mut(8).step_by(2) {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            chunk.copy_from_slice(&self.random.to_le_bytes());
+        }
+    }
+}
+
+fn distro_bottom(layer: &mut Layer<'_>) -> io::Result<()> {
+    for path in ["usr", "usr/bin", "usr/lib", "usr/share", "etc", "var"] {
+        layer.dir(&format!("{path}/"))?;
+    }
+    layer.link(EntryType::Symlink, "bin", "usr/bin")?;
+    layer.link(EntryType::Symlink, "lib", "usr/lib")?;
+    for package in 0..300 {
+        let dir = format!("usr/share/package-{package}");
+        layer.dir(&format!("{dir}/"))?;
+        for n in 0..12 {
+            let size = layer.next() % 6_000;
+            layer.file(&format!("{dir}/file-{n}"), size)?;
+        }
+        let size = 20_000 + layer.next() % 200_000;
+        layer.file(&format!("usr/bin/program-{package}"), size)?;
+        layer.link(EntryType::Link, &format!("usr/bin/alias-{package}"), &format!("usr/bin/program-{package}"))?;
+        layer.link(EntryType::Symlink, &format!("usr/lib/lib-{package}.so"), &format!("lib-{package}.so.1"))?;
+        let size = layer.next() % 60_000;
+        layer.file(&format!("usr/lib/lib-{package}.so.1"), size)?;
+    }
+    Ok(())
+}
+
+fn distro_top(layer: &mut Layer<'_>) -> io::Result<()> {
+    layer.dir("etc/")?;
+    for n in 0..200 {
+        let size = layer.next() % 3_000;
+        layer.file(&format!("etc/config-{n}"), size)?;
+    }
+    for package in 0..50 {
+        let dir = format!("usr/share/package-{package}");
+        layer.file(&format!("{dir}/.wh.file-3"), 0)?;
+        layer.file(&format!("{dir}/file-4"), 5_000)?;
+    }
+    layer.dir("usr/share/package-60/")?;
+    layer.file("usr/share/package-60/.wh..wh..opq", 0)
+}
+
+fn small_files(layer: &mut Layer<'_>) -> io::Result<()> {
+    for dir in 0..400 {
+        layer.dir(&format!("node_modules/module-{dir}/"))?;
+        for n in 0..50 {
+            let size = layer.next() % 2_048;
+            layer.file(&format!("node_modules/module-{dir}/file-{n}.js"), size)?;
+        }
+    }
+    Ok(())
+}
+
+fn big_files(layer: &mut Layer<'_>) -> io::Result<()> {
+    for n in 0..4 {
+        layer.file(&format!("library-{n}.so"), 48 << 20)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,374 @@
+//! The grammar of the command line, as data.
+//!
+//! Owns: commands, options, defaults, the spelling of values. Refuses to know: what a command does.
+
+use std::path::PathBuf;
+
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::image::Platform;
+use crate::policy::{Limits, LowerSymlinks, RootEntry, Selinux, TreeOptions};
+
+const IMAGE: &str = "\
+IMAGE is one of
+  oci:DIR[:TAG]  oci:DIR@DIGEST     OCI image layout
+  oci-archive:FILE[:TAG]            tar of such a layout, perhaps compressed
+  docker-archive:FILE[:REPO:TAG]    what `docker save` or `podman save` writes
+  layer:FILE  layer:-               one layer as an image of its own
+  -  -:REPO:TAG                     an archive on standard input, read once
+  id:HEX  NAME                      an image in the store
+  PATH                              any of these files, told by looking
+
+EXIT CODES
+  0 done   1 other failure   2 usage   3 not found   4 integrity   5 malformed or over a limit
+  6 not permitted or not supported   7 out of space   8 busy   130/143 cancelled by a signal";
+
+/// Turns container images into verified root file systems.
+#[derive(Debug, Parser)]
+#[command(name = "unply", version, about, after_help = IMAGE, max_term_width = 110)]
+#[command(propagate_version = true, disable_help_subcommand = true, infer_long_args = false)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Flatten an image into a directory; prints the chain id.
+    #[command(after_help = IMAGE)]
+    Unpack {
+        /// What to unpack.
+        image: String,
+        /// Where to: absent or empty; it appears complete or not at all.
+        dir: PathBuf,
+    },
+    /// Bring an image's layers into the store; prints the image id.
+    #[command(after_help = IMAGE)]
+    Pull {
+        /// What to pull.
+        image: String,
+    },
+    /// Mount an image; prints the mount path.
+    #[command(after_help = IMAGE)]
+    Mount(MountArgs),
+    /// Unmount what `mount` mounted.
+    Umount(UmountArgs),
+    /// Show every id an image has, without unpacking it.
+    #[command(after_help = IMAGE)]
+    Inspect {
+        /// What to look at.
+        image: String,
+    },
+    /// List the images of the store.
+    Images,
+    /// List the layers of the store and what uses them.
+    Layers,
+    /// List the snapshots of the store.
+    Snapshots,
+    /// Drop images, by name or id; their layers stay until `gc`.
+    Rm {
+        /// Names, or ids of at least 12 digits.
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Delete what no image, snapshot or running command needs.
+    Gc {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Measure unpacking; without IMAGE on images made for it.
+    #[command(after_help = IMAGE)]
+    Bench(BenchArgs),
+}
+
+/// `unply mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Refuse writes.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Keep what is written under this key, or mount what was kept under it.
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
+    pub snapshot: Option<String>,
+    /// What to mount; pulled first where needed.
+    pub image: String,
+    /// An existing directory [default: one of the store].
+    pub dir: Option<PathBuf>,
+    /// Run this with the mount as its root, then unmount. Without --snapshot what it wrote is dropped.
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `unply umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Also drop the snapshot that was mounted, with what was written into it.
+    #[arg(long)]
+    pub rm: bool,
+    /// Unmount everything of this store.
+    #[arg(long)]
+    pub all: bool,
+    /// Where it is mounted.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub dir: Option<PathBuf>,
+}
+
+/// `unply bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to unpack.
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Runs of each image; the median is reported.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Where the empty store of each run stands: on a tmpfs of its own, or in a fresh directory of $TMPDIR
+    /// [default: tmpfs where it can be mounted]
+    #[arg(long, value_enum)]
+    pub fs: Option<BenchFs>,
+}
+
+/// Where a bench writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchFs {
+    /// A fresh tmpfs.
+    Tmpfs,
+    /// A fresh directory below `$TMPDIR`.
+    Here,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar on a terminal, nothing elsewhere.
+    Auto,
+    /// A bar, even where standard error is no terminal.
+    Bar,
+    /// A line per layer.
+    Plain,
+    /// A JSON document per line.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The store [default: /var/lib/unply as root, else $XDG_DATA_HOME/unply]
+    #[arg(long, global = true, env = "UNPLY_ROOT", value_name = "DIR", hide_env_values = true)]
+    pub root: Option<PathBuf>,
+    /// The platform to choose from an image of several [default: this machine's]
+    #[arg(long, global = true, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
+    pub platform: Option<Platform>,
+    /// Layers at once [default: the CPUs that this process may use]
+    #[arg(short, long, global = true, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<usize>,
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How to show progress on standard error
+    #[arg(long, global = true, value_enum, value_name = "HOW", default_value = "auto", hide_possible_values = true)]
+    #[arg(help = "How to show progress on standard error: auto, bar, plain, json, none")]
+    pub progress: ProgressMode,
+    /// Do not sync: what was written may be lost with power, and is noticed then
+    #[arg(long, global = true)]
+    pub no_durable: bool,
+    /// Refuse what a conforming builder would not write
+    #[arg(long, global = true)]
+    pub strict: bool,
+    /// What a root entry of a layer does: ignore, apply
+    #[arg(long, global = true, value_name = "HOW", default_value = "ignore", value_parser = root_entry(), hide_possible_values = true)]
+    pub root_entry: RootEntry,
+    /// What a name below a symlink of a lower layer means: resolve, shadow
+    #[arg(long, global = true, value_name = "HOW", default_value = "resolve", value_parser = lower_symlinks(), hide_possible_values = true)]
+    pub lower_symlinks: LowerSymlinks,
+    /// What happens to SELinux labels: drop, keep
+    #[arg(long, global = true, value_name = "HOW", default_value = "drop", value_parser = selinux(), hide_possible_values = true)]
+    pub selinux: Selinux,
+    /// Say more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// Bounds on what an image may ask for. Sizes take K, M, G, T (powers of 1024).
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits (sizes take K, M, G, T)")]
+pub struct LimitArgs {
+    /// Decompressed bytes of one layer [default: bounded by the ratio only]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
+    pub max_layer_bytes: Option<u64>,
+    /// Decompressed : compressed bytes of one layer [default: 2000]
+    #[arg(long, global = true, value_name = "N")]
+    pub max_ratio: Option<u64>,
+    /// Entries of one layer [default: 10000000]
+    #[arg(long, global = true, value_name = "N")]
+    pub max_entries: Option<u64>,
+    /// PAX and GNU metadata of one entry [default: 1M]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
+    pub max_metadata_bytes: Option<u64>,
+    /// One path [default: 64K]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
+    pub max_path_bytes: Option<u64>,
+    /// Components of one path [default: 1024]
+    #[arg(long, global = true, value_name = "N")]
+    pub max_depth: Option<usize>,
+    /// Regions of one sparse file [default: 262144]
+    #[arg(long, global = true, value_name = "N")]
+    pub max_sparse_regions: Option<usize>,
+    /// All xattrs of one entry [default: 1M]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
+    pub max_xattr_bytes: Option<u64>,
+    /// Window of a zstd frame, a power of two from 1K to 2G [default: 128M]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = window_log)]
+    pub max_zstd_window: Option<u32>,
+    /// An index or config document [default: 20M]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
+    pub max_json_bytes: Option<u64>,
+    /// A manifest document [default: 4M]
+    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
+    pub max_manifest_bytes: Option<u64>,
+    /// Members of an image archive [default: 100000]
+    #[arg(long, global = true, value_name = "N")]
+    pub max_archive_members: Option<usize>,
+}
+
+impl LimitArgs {
+    /// Returns the library's limits with what was asked for.
+    pub fn limits(&self) -> Limits {
+        let default = Limits::default();
+        let bytes = |given: Option<u64>, default: usize| match given {
+            Some(n) => usize::try_from(n).unwrap_or(usize::MAX),
+            None => default,
+        };
+        Limits {
+            max_layer_bytes: self.max_layer_bytes.unwrap_or(default.max_layer_bytes),
+            max_ratio: self.max_ratio.unwrap_or(default.max_ratio),
+            max_entries: self.max_entries.unwrap_or(default.max_entries),
+            max_metadata_bytes: self.max_metadata_bytes.unwrap_or(default.max_metadata_bytes),
+            max_path_bytes: bytes(self.max_path_bytes, default.max_path_bytes),
+            max_depth: self.max_depth.unwrap_or(default.max_depth),
+            max_sparse_regions: self.max_sparse_regions.unwrap_or(default.max_sparse_regions),
+            max_xattr_bytes: bytes(self.max_xattr_bytes, default.max_xattr_bytes),
+            max_zstd_window_log: self.max_zstd_window.unwrap_or(default.max_zstd_window_log),
+            max_json_bytes: self.max_json_bytes.unwrap_or(default.max_json_bytes),
+            max_manifest_bytes: self.max_manifest_bytes.unwrap_or(default.max_manifest_bytes),
+            max_archive_members: self.max_archive_members.unwrap_or(default.max_archive_members),
+            ..default
+        }
+    }
+}
+
+impl Global {
+    /// Returns the choices that change the tree.
+    pub fn tree(&self) -> TreeOptions {
+        TreeOptions {
+            strict: self.strict,
+            root_entry: self.root_entry,
+            lower_symlinks: self.lower_symlinks,
+            selinux: self.selinux,
+        }
+    }
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    text.parse().map_err(|e: crate::error::Error| e.to_string())
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        _ => Err("a number from 1 to 1024".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let shift = match unit.strip_suffix("iB").unwrap_or(unit) {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("a number of bytes, perhaps followed by K, M, G or T".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number of bytes, perhaps followed by K, M, G or T".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "more than 64 bits hold".to_owned())
+}
+
+fn window_log(text: &str) -> Result<u32, String> {
+    let bytes = size(text)?;
+    let log = bytes.checked_ilog2().filter(|_| bytes.is_power_of_two());
+    log.filter(|log| (10..=31).contains(log)).ok_or_else(|| "a power of two from 1K to 2G".to_owned())
+}
+
+fn root_entry() -> impl TypedValueParser<Value = RootEntry> {
+    PossibleValuesParser::new(["ignore", "apply"]).map(|s| match s.as_str() {
+        "apply" => RootEntry::Apply,
+        _ => RootEntry::Ignore,
+    })
+}
+
+fn lower_symlinks() -> impl TypedValueParser<Value = LowerSymlinks> {
+    PossibleValuesParser::new(["resolve", "shadow"]).map(|s| match s.as_str() {
+        "shadow" => LowerSymlinks::Shadow,
+        _ => LowerSymlinks::Resolve,
+    })
+}
+
+fn selinux() -> impl TypedValueParser<Value = Selinux> {
+    PossibleValuesParser::new(["drop", "keep"]).map(|s| match s.as_str() {
+        "keep" => Selinux::Keep,
+        _ => Selinux::Drop,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024_and_checked() {
+        assert_eq!(size("10"), Ok(10));
+        assert_eq!(size("4K"), Ok(4096));
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        for bad in ["", "K", "1KB", "1.5M", "-1", "99999999999T"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(window_log("128M"), Ok(27));
+        for bad in ["3M", "512", "4G", "0"] {
+            assert!(window_log(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_command() {
+        let before = Cli::try_parse_from(["unply", "--json", "--root", "/x", "-j2", "images"]).unwrap();
+        let after = Cli::try_parse_from(["unply", "images", "-j2", "--root", "/x", "--json"]).unwrap();
+        for cli in [before, after] {
+            assert!(cli.global.json && cli.global.jobs == Some(2) && cli.global.root == Some("/x".into()));
+        }
+    }
+
+    #[test]
+    fn what_follows_the_double_dash_is_the_command() {
+        let cli = Cli::try_parse_from(["unply", "mount", "img", "--", "ls", "--json"]).unwrap();
+        let Command::Mount(mount) = cli.command else { panic!() };
+        assert!(mount.dir.is_none() && mount.command == ["ls", "--json"] && !cli.global.json);
+    }
+}

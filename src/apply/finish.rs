@@ -87,8 +87,8 @@ impl Marker {
 impl Layer<'_> {
     /// Ends the layer: marks, then directories' metadata, deepest first.
     pub(super) fn finish(mut self, warn: &mut dyn FnMut(Warning)) -> Result<LayerFacts> {
+        self.settle_aufs(warn)?;
         let stashed = self.stashed_any();
-        self.drop_aufs()?;
         if self.opaques + self.whiteouts > 0 {
             self.marks()?;
         }

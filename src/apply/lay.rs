@@ -10,12 +10,13 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::policy::Ownership;
-use crate::root::{Dir, Kind, LinkOutcome, Meta, NodeMeta, ReadLink, Stat, meta as fdmeta};
+use crate::root::{Dir, Kind, Meta, NodeMeta, ReadLink, meta as fdmeta};
 use crate::tar::{Region, Timestamp};
 
 use super::dirs::{DirId, Dirs, ROOT};
 use super::facts::{LayerFacts, RootMeta};
 use super::journal::{RecordRef, Writer};
+use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
 use super::{ApplyOptions, Data, Target, Warning, check_implied};
 
@@ -28,9 +29,10 @@ const WORKING_MODE: u32 = 0o700;
 pub(super) struct Layer<'o> {
     pub(super) options: &'o ApplyOptions,
     pub(super) dirs: Dirs,
-    stash: Dir,
-    stashed: u64,
-    aufs: HashMap<Vec<u8>, AufsFile>,
+    pub(super) stash: Dir,
+    pub(super) stashed: u64,
+    pub(super) aufs: HashMap<Vec<u8>, AufsFile>,
+    pub(super) early_aufs: Vec<EarlyAufsLink>,
     pub(super) journal: Writer<File>,
     pub(super) facts: LayerFacts,
     pub(super) whiteouts: u64,
@@ -44,12 +46,6 @@ pub(super) struct Layer<'o> {
     seen: HashSet<LiteralPath>,
 }
 
-struct AufsFile {
-    number: u64,
-    placed: Option<LiteralPath>,
-    size: u64,
-}
-
 impl<'o> Layer<'o> {
     pub(super) fn new(target: Target, options: &'o ApplyOptions) -> Result<Self> {
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -59,6 +55,7 @@ impl<'o> Layer<'o> {
             stash: target.stash,
             stashed: 0,
             aufs: HashMap::new(),
+            early_aufs: Vec::new(),
             journal: Writer::new(target.journal)?,
             facts: LayerFacts::default(),
             whiteouts: 0,
@@ -160,7 +157,7 @@ impl<'o> Layer<'o> {
     }
 
     /// Returns the directory at the literal path `path`, making what is missing (spec-notes, phase 2, *Parent*).
-    fn parent_for(&mut self, path: &LiteralPath, implied_by: &Meta) -> Result<DirId> {
+    pub(super) fn parent_for(&mut self, path: &LiteralPath, implied_by: &Meta) -> Result<DirId> {
         if let Some((last, id)) = &self.last_parent
             && last == path
         {
@@ -220,7 +217,7 @@ impl<'o> Layer<'o> {
     }
 
     /// Walks to the directory at `path` without making anything; `None` where the way ends.
-    fn existing(&mut self, path: &LiteralPath) -> Result<Option<DirId>> {
+    pub(super) fn existing(&mut self, path: &LiteralPath) -> Result<Option<DirId>> {
         if let Some(id) = self.dirs.at(path) {
             return Ok(Some(id));
         }
@@ -245,12 +242,12 @@ impl<'o> Layer<'o> {
     }
 
     /// Whether the layers below may show that what stands in the layer directory belongs elsewhere.
-    fn doubtful(&self) -> bool {
+    pub(super) fn doubtful(&self) -> bool {
         self.dirs.any_implied() || self.facts.late_links > 0
     }
 
     /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
-    fn may_be_wrong(&self, e: &Error) -> bool {
+    pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
         e.kind() == ErrorKind::Malformed && self.doubtful()
     }
 
@@ -346,7 +343,7 @@ impl<'o> Layer<'o> {
         warn(Warning::new("duplicate", entry, "name appears twice; the last entry wins"));
     }
 
-    fn duplicate(
+    pub(super) fn duplicate(
         &mut self,
         parent: DirId,
         dir: &Dir,
@@ -393,7 +390,7 @@ impl<'o> Layer<'o> {
         self.options.ownership == Ownership::Keep && (meta.uid, meta.gid) != self.creator
     }
 
-    fn write_data<R: BufRead>(
+    pub(super) fn write_data<R: BufRead>(
         &mut self,
         fd: &OwnedFd,
         size: u64,
@@ -418,7 +415,7 @@ impl<'o> Layer<'o> {
     }
 
     /// Owner → xattrs → mode → times by descriptor (M1); `mode_now` is what `open` was asked for.
-    fn finish_fd(
+    pub(super) fn finish_fd(
         &mut self,
         fd: &OwnedFd,
         node: &NodeMeta,
@@ -550,217 +547,6 @@ impl<'o> Layer<'o> {
         dir.set_times(name, &node.meta)
     }
 
-    fn hard_link(
-        &mut self,
-        path: &LiteralPath,
-        target: &LiteralPath,
-        meta: &NodeMeta,
-        entry: &[u8],
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
-        let node = Node::HardLink(target.clone());
-        let Some((target_parent, target_name)) = target.split_last() else {
-            return Err(Error::new(ErrorKind::Malformed, "hard link to the root (L11)"));
-        };
-        let Some((parent_path, last)) = path.split_last() else {
-            return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
-        };
-        // Parents come first, so that the target may be looked up through them.
-        let found = self.parent_for(&parent_path, &meta.meta).and_then(|p| Ok((p, self.existing(&target_parent)?)));
-        let (parent, target_dir) = match found {
-            Err(e) if self.may_be_wrong(&e) => {
-                self.facts.late_links += 1;
-                return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
-            }
-            other => other?,
-        };
-        let source = match target_dir {
-            Some(id) => {
-                let dir = self.dirs.handle(id)?;
-                dir.stat(target_name)?.map(|st| (id, dir, st))
-            }
-            None => None,
-        };
-        let Some((source_id, source_dir, st)) = source else {
-            // Perhaps a lower layer has it, perhaps it comes later: settled with the layers below.
-            self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
-        };
-        let found = self.dirs.path(source_id).join(target_name);
-        if st.kind == Kind::Directory && self.doubtful() {
-            // It may be there only because nobody described it, and be something else in the layers below.
-            self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
-        }
-        if st.kind == Kind::Directory {
-            return Err(Error::new(
-                ErrorKind::Malformed,
-                format!("hard link to the directory \"{}\" (L11)", escape(target.as_bytes())),
-            ));
-        }
-        let dir = self.dirs.handle(parent)?;
-        let mut outcome = dir.link(last, &source_dir, target_name)?;
-        if outcome == LinkOutcome::Taken {
-            let same = dir.stat(last)?.is_some_and(|there| there.id == st.id);
-            if same {
-                outcome = LinkOutcome::Made;
-            } else {
-                if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
-                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
-                }
-                self.duplicate(parent, &dir, last, entry, warn)?;
-                outcome = dir.link(last, &source_dir, target_name)?;
-            }
-        }
-        match outcome {
-            LinkOutcome::Made => {}
-            LinkOutcome::TooMany => {
-                warn(Warning::new(
-                    "too-many-links",
-                    entry,
-                    "the file system allows no more links; the file is copied (L12)",
-                ));
-                self.copy_instead(&dir, last, &source_dir, target_name, &st)?;
-            }
-            LinkOutcome::NoTarget | LinkOutcome::Taken => return Err(changed_meanwhile(last)),
-        }
-        if st.kind != Kind::Symlink {
-            self.link_metadata(&dir, last, &st, meta, entry, warn)?;
-        }
-        let placed = self.dirs.path(parent).join(last);
-        self.journal.push(RecordRef::Make { path, placed: Some(&placed), source: Some(&found), node: &node, meta })
-    }
-
-    /// Whether `id` is `above` or lies below it.
-    fn within(&self, mut id: DirId, above: DirId) -> bool {
-        loop {
-            if id == above {
-                return true;
-            }
-            if id == ROOT {
-                return false;
-            }
-            id = self.dirs.parent(id);
-        }
-    }
-
-    /// Applies a link header's metadata to the shared inode, changing only what differs, and keeping its capability.
-    fn link_metadata(
-        &mut self,
-        dir: &Dir,
-        name: &[u8],
-        st: &Stat,
-        node: &NodeMeta,
-        entry: &[u8],
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
-        let want = &node.meta;
-        let keep = self.options.ownership == Ownership::Keep;
-        let owner = keep && (st.meta.uid, st.meta.gid) != (want.uid, want.gid);
-        if owner {
-            const CAPABILITY: &[u8] = b"security.capability";
-            let capability = if st.kind == Kind::File { dir.get_xattr(name, CAPABILITY)? } else { None };
-            dir.set_owner(name, want.uid, want.gid).map_err(|e| owner_hint(e, want))?;
-            if let Some(value) = capability {
-                let result = dir.set_xattr(name, CAPABILITY, &value);
-                self.tolerate_xattr(result, CAPABILITY, &value, entry, warn)?;
-            }
-        }
-        for (xattr, value) in &node.xattrs {
-            if xattr.starts_with(b"user.") && st.kind != Kind::File {
-                warn(Warning::new("user-xattr", entry, format!("xattr {} dropped (M18)", escape(xattr))));
-                continue;
-            }
-            let result = dir.set_xattr(name, xattr, value);
-            self.tolerate_xattr(result, xattr, value, entry, warn)?;
-        }
-        if owner || st.meta.mode != want.mode {
-            dir.set_mode(name, want.mode)?;
-        }
-        // Setting an owner, an xattr or a mode leaves mtime alone.
-        if st.meta.mtime != want.mtime || st.meta.atime != want.atime {
-            dir.set_times(name, want)?;
-        }
-        Ok(())
-    }
-
-    fn copy_instead(&mut self, dir: &Dir, name: &[u8], from: &Dir, source: &[u8], st: &Stat) -> Result<()> {
-        if st.kind != Kind::File {
-            return Err(Error::io("linkat", Errno::MLINK.into()));
-        }
-        let input = from.open_file(source)?;
-        let xattrs = crate::root::xattrs_of(&input)?;
-        let output = dir.make_file(name, 0o600)?.ok_or_else(|| changed_meanwhile(name))?;
-        self.facts.inodes += 1;
-        crate::sys::reflink_or_copy(&input, &output)?;
-        let node = NodeMeta { meta: st.meta, xattrs };
-        self.finish_fd(&output, &node, 0o600, name, &mut |_| {})
-    }
-
-    fn aufs_stash<R: BufRead>(&mut self, name: Vec<u8>, data: &mut Data<'_, R>) -> Result<()> {
-        self.stashed += 1;
-        let number = self.stashed;
-        let file = format!("a{number}");
-        let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
-        let size = data.left;
-        self.write_data(&fd, size, None, data)?;
-        if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size }) {
-            self.stash.unlink(format!("a{}", old.number).as_bytes())?;
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one link is all of these")]
-    fn aufs_link(
-        &mut self,
-        path: &LiteralPath,
-        parent: DirId,
-        last: &[u8],
-        stored: &[u8],
-        meta: NodeMeta,
-        entry: &[u8],
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
-        let missing =
-            || Error::new(ErrorKind::Malformed, "hard link to an AUFS link source that is not in the layer (R-32)");
-        let (number, size, first) = {
-            let file = self.aufs.get(stored).ok_or_else(missing)?;
-            (file.number, file.size, file.placed.clone())
-        };
-        let source = format!("a{number}").into_bytes();
-        let dir = self.dirs.handle(parent)?;
-        if dir.link(last, &self.stash.clone(), &source)? == LinkOutcome::Taken {
-            self.duplicate(parent, &dir, last, entry, warn)?;
-            if dir.link(last, &self.stash.clone(), &source)? != LinkOutcome::Made {
-                return Err(changed_meanwhile(last));
-            }
-        }
-        let st = dir.stat(last)?.ok_or_else(|| changed_meanwhile(last))?;
-        self.link_metadata(&dir, last, &st, &meta, entry, warn)?;
-        let placed = self.dirs.path(parent).join(last);
-        let source = first.clone();
-        let node = match first {
-            Some(first) => Node::HardLink(first),
-            None => {
-                self.facts.inodes += 1;
-                if let Some(file) = self.aufs.get_mut(stored) {
-                    file.placed = Some(placed.clone());
-                }
-                Node::File { size, sparse: None }
-            }
-        };
-        let record = RecordRef::Make { path, placed: Some(&placed), source: source.as_ref(), node: &node, meta: &meta };
-        self.journal.push(record)
-    }
-
-    /// Drops AUFS's link sources: their content is in the files that linked to them.
-    pub(super) fn drop_aufs(&mut self) -> Result<()> {
-        for file in self.aufs.values() {
-            self.stash.unlink(format!("a{}", file.number).as_bytes())?;
-        }
-        Ok(())
-    }
-
     pub(super) fn squashed(&self) -> u64 {
         self.squashed
     }
@@ -783,7 +569,7 @@ fn expand(target: &[u8], here: DirId, links: usize, todo: &mut Vec<Vec<u8>>) -> 
     Ok(if target.first() == Some(&b'/') { ROOT } else { here })
 }
 
-fn changed_meanwhile(name: &[u8]) -> Error {
+pub(super) fn changed_meanwhile(name: &[u8]) -> Error {
     Error::new(ErrorKind::Busy, format!("\"{}\" was changed by somebody else meanwhile", escape(name)))
 }
 
@@ -795,7 +581,7 @@ pub(crate) fn owner_failed(meta: &Meta, e: Errno) -> Error {
     owner_hint(call_failed("fchown", e), meta)
 }
 
-fn owner_hint(error: Error, meta: &Meta) -> Error {
+pub(super) fn owner_hint(error: Error, meta: &Meta) -> Error {
     error.with_hint(format!(
         "owner {}:{} cannot be set here; in a user namespace map it (see /etc/subuid) or run as root",
         meta.uid, meta.gid

@@ -17,6 +17,7 @@ mod finish;
 pub mod fold;
 pub mod journal;
 mod lay;
+mod links;
 pub mod plan;
 
 use std::fs::File;

@@ -90,14 +90,14 @@ impl Target {
         }
         if self.inside {
             let dir = Dir::open(&self.dir)?;
+            // Before anything is moved out of it, which would change its mtime.
+            let root = crate::root::NodeMeta { meta: tree.stat_self()?.meta, xattrs: tree.xattrs_self()? };
             for listed in tree.list()? {
                 tree.rename(&listed.name, &dir, &listed.name)?;
             }
-            let root = crate::root::NodeMeta { meta: tree.stat_self()?.meta, xattrs: tree.xattrs_self()? };
             self.remove()?;
             self.done = true;
-            let lost_and_found = |_: &[u8]| false;
-            dir.apply_meta_self(&root, true, &lost_and_found)?;
+            dir.apply_meta_self(&root, true, &|_| false)?;
             if durable {
                 sys::sync_fs(dir.as_fd()).map_err(Error::from)?;
             }

@@ -1,0 +1,255 @@
+//! Hard links: inside the layer, to what only lower layers have, and to AUFS's hidden sources.
+
+use std::io::BufRead;
+
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, Result, escape};
+use crate::policy::Ownership;
+use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, Stat};
+
+use super::dirs::{DirId, ROOT};
+use super::journal::RecordRef;
+use super::lay::{Layer, changed_meanwhile, owner_hint};
+use super::plan::{LiteralPath, Node};
+use super::{Data, Warning};
+
+/// A file that AUFS kept aside.
+pub(super) struct AufsFile {
+    number: u64,
+    placed: Option<LiteralPath>,
+    size: u64,
+}
+
+/// A link to a file that AUFS keeps aside later in the archive.
+pub(super) struct EarlyAufsLink {
+    path: LiteralPath,
+    stored: Vec<u8>,
+    meta: NodeMeta,
+    entry: Vec<u8>,
+}
+
+impl Layer<'_> {
+    pub(super) fn hard_link(
+        &mut self,
+        path: &LiteralPath,
+        target: &LiteralPath,
+        meta: &NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let node = Node::HardLink(target.clone());
+        let Some((target_parent, target_name)) = target.split_last() else {
+            return Err(Error::new(ErrorKind::Malformed, "hard link to the root (L11)"));
+        };
+        let Some((parent_path, last)) = path.split_last() else {
+            return Err(Error::new(ErrorKind::Malformed, "changes the type of the root (D4)"));
+        };
+        // Parents come first, so that the target may be looked up through them.
+        let found = self.parent_for(&parent_path, &meta.meta).and_then(|p| Ok((p, self.existing(&target_parent)?)));
+        let (parent, target_dir) = match found {
+            Err(e) if self.may_be_wrong(&e) => {
+                self.facts.late_links += 1;
+                return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            }
+            other => other?,
+        };
+        let source = match target_dir {
+            Some(id) => {
+                let dir = self.dirs.handle(id)?;
+                dir.stat(target_name)?.map(|st| (id, dir, st))
+            }
+            None => None,
+        };
+        let Some((source_id, source_dir, st)) = source else {
+            // Perhaps a lower layer has it, perhaps it comes later: settled with the layers below.
+            self.facts.late_links += 1;
+            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+        };
+        let found = self.dirs.path(source_id).join(target_name);
+        if st.kind == Kind::Directory && self.doubtful() {
+            // It may be there only because nobody described it, and be something else in the layers below.
+            self.facts.late_links += 1;
+            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+        }
+        if st.kind == Kind::Directory {
+            return Err(Error::new(
+                ErrorKind::Malformed,
+                format!("hard link to the directory \"{}\" (L11)", escape(target.as_bytes())),
+            ));
+        }
+        let dir = self.dirs.handle(parent)?;
+        let mut outcome = dir.link(last, &source_dir, target_name)?;
+        if outcome == LinkOutcome::Taken {
+            let same = dir.stat(last)?.is_some_and(|there| there.id == st.id);
+            if same {
+                outcome = LinkOutcome::Made;
+            } else {
+                if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
+                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
+                }
+                self.duplicate(parent, &dir, last, entry, warn)?;
+                outcome = dir.link(last, &source_dir, target_name)?;
+            }
+        }
+        match outcome {
+            LinkOutcome::Made => {}
+            LinkOutcome::TooMany => {
+                warn(Warning::new(
+                    "too-many-links",
+                    entry,
+                    "the file system allows no more links; the file is copied (L12)",
+                ));
+                self.copy_instead(&dir, last, &source_dir, target_name, &st)?;
+            }
+            LinkOutcome::NoTarget | LinkOutcome::Taken => return Err(changed_meanwhile(last)),
+        }
+        if st.kind != Kind::Symlink {
+            self.link_metadata(&dir, last, &st, meta, entry, warn)?;
+        }
+        let placed = self.dirs.path(parent).join(last);
+        self.journal.push(RecordRef::Make { path, placed: Some(&placed), source: Some(&found), node: &node, meta })
+    }
+
+    /// Whether `id` is `above` or lies below it.
+    fn within(&self, mut id: DirId, above: DirId) -> bool {
+        loop {
+            if id == above {
+                return true;
+            }
+            if id == ROOT {
+                return false;
+            }
+            id = self.dirs.parent(id);
+        }
+    }
+
+    /// Applies a link header's metadata to the shared inode, changing only what differs, and keeping its capability.
+    fn link_metadata(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        st: &Stat,
+        node: &NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let want = &node.meta;
+        let keep = self.options.ownership == Ownership::Keep;
+        let owner = keep && (st.meta.uid, st.meta.gid) != (want.uid, want.gid);
+        if owner {
+            const CAPABILITY: &[u8] = b"security.capability";
+            let capability = if st.kind == Kind::File { dir.get_xattr(name, CAPABILITY)? } else { None };
+            dir.set_owner(name, want.uid, want.gid).map_err(|e| owner_hint(e, want))?;
+            if let Some(value) = capability {
+                let result = dir.set_xattr(name, CAPABILITY, &value);
+                self.tolerate_xattr(result, CAPABILITY, &value, entry, warn)?;
+            }
+        }
+        for (xattr, value) in &node.xattrs {
+            if xattr.starts_with(b"user.") && st.kind != Kind::File {
+                warn(Warning::new("user-xattr", entry, format!("xattr {} dropped (M18)", escape(xattr))));
+                continue;
+            }
+            let result = dir.set_xattr(name, xattr, value);
+            self.tolerate_xattr(result, xattr, value, entry, warn)?;
+        }
+        if owner || st.meta.mode != want.mode {
+            dir.set_mode(name, want.mode)?;
+        }
+        // Setting an owner, an xattr or a mode leaves mtime alone.
+        if st.meta.mtime != want.mtime || st.meta.atime != want.atime {
+            dir.set_times(name, want)?;
+        }
+        Ok(())
+    }
+
+    fn copy_instead(&mut self, dir: &Dir, name: &[u8], from: &Dir, source: &[u8], st: &Stat) -> Result<()> {
+        if st.kind != Kind::File {
+            return Err(Error::io("linkat", Errno::MLINK.into()));
+        }
+        let input = from.open_file(source)?;
+        let xattrs = crate::root::xattrs_of(&input)?;
+        let output = dir.make_file(name, 0o600)?.ok_or_else(|| changed_meanwhile(name))?;
+        self.facts.inodes += 1;
+        crate::sys::reflink_or_copy(&input, &output)?;
+        let node = NodeMeta { meta: st.meta, xattrs };
+        self.finish_fd(&output, &node, 0o600, name, &mut |_| {})
+    }
+
+    pub(super) fn aufs_stash<R: BufRead>(&mut self, name: Vec<u8>, data: &mut Data<'_, R>) -> Result<()> {
+        self.stashed += 1;
+        let number = self.stashed;
+        let file = format!("a{number}");
+        let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
+        let size = data.left;
+        self.write_data(&fd, size, None, data)?;
+        if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size }) {
+            self.stash.unlink(format!("a{}", old.number).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one link is all of these")]
+    pub(super) fn aufs_link(
+        &mut self,
+        path: &LiteralPath,
+        parent: DirId,
+        last: &[u8],
+        stored: &[u8],
+        meta: NodeMeta,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let Some(file) = self.aufs.get(stored) else {
+            let (path, stored, entry) = (path.clone(), stored.to_vec(), entry.to_vec());
+            self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
+            return Ok(());
+        };
+        let (number, size, first) = (file.number, file.size, file.placed.clone());
+        let source = format!("a{number}").into_bytes();
+        let dir = self.dirs.handle(parent)?;
+        if dir.link(last, &self.stash.clone(), &source)? == LinkOutcome::Taken {
+            self.duplicate(parent, &dir, last, entry, warn)?;
+            if dir.link(last, &self.stash.clone(), &source)? != LinkOutcome::Made {
+                return Err(changed_meanwhile(last));
+            }
+        }
+        let st = dir.stat(last)?.ok_or_else(|| changed_meanwhile(last))?;
+        self.link_metadata(&dir, last, &st, &meta, entry, warn)?;
+        let placed = self.dirs.path(parent).join(last);
+        let source = first.clone();
+        let node = match first {
+            Some(first) => Node::HardLink(first),
+            None => {
+                self.facts.inodes += 1;
+                if let Some(file) = self.aufs.get_mut(stored) {
+                    file.placed = Some(placed.clone());
+                }
+                Node::File { size, sparse: None }
+            }
+        };
+        let record = RecordRef::Make { path, placed: Some(&placed), source: source.as_ref(), node: &node, meta: &meta };
+        self.journal.push(record)
+    }
+
+    /// Makes the links that came before their source, then drops the sources: their content is in what linked to them.
+    pub(super) fn settle_aufs(&mut self, warn: &mut dyn FnMut(Warning)) -> Result<()> {
+        for link in std::mem::take(&mut self.early_aufs) {
+            if !self.aufs.contains_key(&link.stored) {
+                return Err(Error::new(
+                    ErrorKind::Malformed,
+                    "hard link to an AUFS link source that is not in the layer (R-32)",
+                )
+                .with_entry(&link.entry));
+            }
+            let Some((parent_path, last)) = link.path.split_last() else { continue };
+            let parent = self.parent_for(&parent_path, &link.meta.meta)?;
+            self.aufs_link(&link.path, parent, last, &link.stored, link.meta, &link.entry, warn)?;
+        }
+        for file in self.aufs.values() {
+            self.stash.unlink(format!("a{}", file.number).as_bytes())?;
+        }
+        Ok(())
+    }
+}

@@ -6,6 +6,11 @@
 //! * Sparse files: the crate reads no PAX sparse forms. The archive is compared up to the first one.
 //! * Numbers in base-256: the crate keeps the low 8 of 12 bytes; we refuse what that would lose, so equal where accepted.
 //! * `D`, `V`, `S` and `X` headers, `SCHILY.dev*` and `GNU.*` keys: the crate gives them out raw; archives with such types are not compared.
+//! * Numbers whose digits do not begin the field: the crate refuses NULs before them and fields of NULs alone; we read
+//!   them as Go does, the reader of every container engine.
+//! * `ustar` with another version than `00`: the crate takes the header for v7 and its extension headers for files. GNU
+//!   tar and libarchive look at the magic alone, as we do.
+//! * An empty PAX value: the crate's path is empty; for us it takes back the override.
 //! * Device numbers of v7 headers: the crate has none to compare; GNU tar and bsdtar read the fields all the same.
 //! * Times from PAX are compared only where the header says them: the crate's `mtime()` reads the header alone.
 #![no_main]
@@ -29,6 +34,10 @@ fuzz_target!(|data: &[u8]| {
     if !only_common_types {
         return;
     }
+    // Data that looks so costs a comparison, nothing more.
+    if archive.chunks_exact(BLOCK).any(|b| b.get(257..263) == Some(b"ustar\0") && b.get(263..265) != Some(b"00")) {
+        return;
+    }
     let mut theirs = tar::Archive::new(&archive[..]);
     let Ok(mut their_entries) = theirs.entries() else { panic!("the tar crate cannot begin") };
     for our in &ours.entries {
@@ -38,11 +47,15 @@ fuzz_target!(|data: &[u8]| {
         }
         let their = match their_entries.next() {
             Some(Ok(their)) => their,
+            Some(Err(e)) if e.to_string().contains("numeric field was not a number") => return,
             Some(Err(e)) => panic!("{what}: we take it, the tar crate says: {e}"),
             None => panic!("{what}: the tar crate sees the end before it"),
         };
         assert_eq!(their.raw_header_position(), our.offset, "{what}: offset");
-        assert_eq!(&their.path_bytes()[..], &our.path[..], "{what}: path");
+        let their_path = their.path_bytes();
+        if !their_path.is_empty() {
+            assert_eq!(&their_path[..], &our.path[..], "{what}: path");
+        }
         let link = their.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
         match &our.kind {
             EntryKind::File { size, .. } => assert_eq!(their.size(), *size, "{what}: size"),

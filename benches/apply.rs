@@ -35,7 +35,8 @@ fn lay(at: &Path, archive: &[u8], options: &ApplyOptions) -> u64 {
 
 fn apply(c: &mut Criterion) {
     let scratch = || {
-        let base = if Path::new("/dev/shm").is_dir() { Path::new("/dev/shm").to_path_buf() } else { std::env::temp_dir() };
+        let base =
+            if Path::new("/dev/shm").is_dir() { Path::new("/dev/shm").to_path_buf() } else { std::env::temp_dir() };
         tempfile::Builder::new().prefix("unply-bench-").tempdir_in(base).unwrap()
     };
     let options = options();

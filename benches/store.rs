@@ -18,7 +18,9 @@ fn store(c: &mut Criterion) {
     group.sample_size(20);
     for (layers, files) in [(1, 1), (1, 1_000), (30, 1)] {
         let tars: Vec<Vec<u8>> = (0..layers)
-            .map(|n| testkit::layer(&[common::entries(files, 64), vec![testkit::file(format!("layer-{n}"), "")]].concat()))
+            .map(|n| {
+                testkit::layer(&[common::entries(files, 64), vec![testkit::file(format!("layer-{n}"), "")]].concat())
+            })
             .collect();
         let path = dir.path().join(format!("image-{layers}-{files}"));
         OciLayout::new(&path).unwrap().add(&ImageSpec::new(tars).tag("t")).unwrap();

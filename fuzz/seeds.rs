@@ -76,7 +76,12 @@ fn dialects(out: &mut Out) {
         ("sparse-01", &[("GNU.sparse.size", "9"), ("GNU.sparse.numblocks", "1"), ("GNU.sparse.map", "0,3")]),
         (
             "sparse-10",
-            &[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9"), ("GNU.sparse.name", "n")],
+            &[
+                ("GNU.sparse.major", "1"),
+                ("GNU.sparse.minor", "0"),
+                ("GNU.sparse.realsize", "9"),
+                ("GNU.sparse.name", "n"),
+            ],
         ),
         ("empty", &[("path", "")]),
     ];
@@ -85,10 +90,14 @@ fn dialects(out: &mut Out) {
     }
     let map = "1\n0\n3\n";
     let sparse = [map.as_bytes(), &vec![0; 512 - map.len()], b"abc"].concat();
-    let keys = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9"), ("GNU.sparse.name", "n")];
+    let keys =
+        [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9"), ("GNU.sparse.name", "n")];
     out.archive("pax-sparse-map", &builder().pax(&keys).member(Header::new(b'0', "s").size(515), sparse).finish());
     out.archive("pax-global", &builder().pax_global(&[("comment", "x")]).member(body(), "abc").finish());
-    out.archive("gnu-names", &builder().gnu_long_name("n".repeat(150)).gnu_long_link("l".repeat(120)).member(body(), "abc").finish());
+    out.archive(
+        "gnu-names",
+        &builder().gnu_long_name("n".repeat(150)).gnu_long_link("l".repeat(120)).member(body(), "abc").finish(),
+    );
     for kind in [b'1', b'2', b'3', b'4', b'5', b'6', b'7', b'D', b'V', b'S', 0] {
         out.archive(&format!("type-{kind}"), &builder().member(Header::new(kind, "t"), "").finish());
     }
@@ -105,9 +114,15 @@ fn documents(out: &mut Out) {
     let descriptor = format!(r#"{{"mediaType":"{media}.manifest.v1+json","digest":"@M","size":@m"#);
     let docker = r#"[{"Config":"config.json","RepoTags":["a/b:c"],"Layers":["layer.tar"]}]"#;
     let indexes = [
-        format!(r#"{{"schemaVersion":2,"manifests":[{descriptor},"annotations":{{"org.opencontainers.image.ref.name":"t"}}}}]}}"#),
-        format!(r#"{{"schemaVersion":2,"manifests":[{descriptor},"platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}},{descriptor}}}]}}"#),
-        format!(r#"{{"schemaVersion":2,"mediaType":"{media}.index.v1+json","manifests":[{descriptor},"data":"e30=","artifactType":"x/y"}}]}}"#),
+        format!(
+            r#"{{"schemaVersion":2,"manifests":[{descriptor},"annotations":{{"org.opencontainers.image.ref.name":"t"}}}}]}}"#
+        ),
+        format!(
+            r#"{{"schemaVersion":2,"manifests":[{descriptor},"platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}},{descriptor}}}]}}"#
+        ),
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{media}.index.v1+json","manifests":[{descriptor},"data":"e30=","artifactType":"x/y"}}]}}"#
+        ),
         r#"{"schemaVersion":1,"fsLayers":[]}"#.to_string(),
     ];
     for (n, index) in indexes.iter().enumerate() {
@@ -125,8 +140,17 @@ fn metadata(out: &mut Out) {
     let meta = NodeMeta { xattrs: vec![(b"user.a".to_vec(), b"1".to_vec())], ..NodeMeta::default() };
     let mut writer = Writer::new(vec![b'j']).unwrap();
     let (here, there) = (path("a/b"), path("c"));
-    for node in [Node::Directory, Node::Fifo, Node::File { size: 7, sparse: None }, Node::Symlink(b"t".to_vec()), Node::CharDevice(1, 3), Node::HardLink(there.clone())] {
-        writer.push(RecordRef::Make { path: &here, placed: Some(&there), source: None, node: &node, meta: &meta }).unwrap();
+    for node in [
+        Node::Directory,
+        Node::Fifo,
+        Node::File { size: 7, sparse: None },
+        Node::Symlink(b"t".to_vec()),
+        Node::CharDevice(1, 3),
+        Node::HardLink(there.clone()),
+    ] {
+        writer
+            .push(RecordRef::Make { path: &here, placed: Some(&there), source: None, node: &node, meta: &meta })
+            .unwrap();
     }
     writer.push(RecordRef::Whiteout { parent: &here, name: b"gone" }).unwrap();
     writer.push(RecordRef::Stashed { placed: &here, number: 3 }).unwrap();

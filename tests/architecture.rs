@@ -21,8 +21,12 @@ const LEVELS: &[(&str, &[&str])] = &[
 ];
 
 /// Edges inside a level that are allowed: from, to, the only thing that may be used, why.
-const EXCEPTIONS: &[(&str, &str, &str, &str)] =
-    &[("root", "tar", "Timestamp", "a time to set is the time an entry has; a second type would only be converted to and fro")];
+const EXCEPTIONS: &[(&str, &str, &str, &str)] = &[(
+    "root",
+    "tar",
+    "Timestamp",
+    "a time to set is the time an entry has; a second type would only be converted to and fro",
+)];
 
 /// Lines that a file may have besides its tests.
 const MAX_LINES: usize = 600;

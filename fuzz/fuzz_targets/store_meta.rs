@@ -12,7 +12,7 @@ use unply::store::{Flavour, Store};
 fn journal(data: &[u8]) {
     let Ok(mut reader) = Reader::new(data) else { return };
     let mut records = Vec::new();
-    while let Ok(Some(record)) = reader.next() {
+    while let Ok(Some(record)) = reader.read() {
         records.push(record);
     }
     // What was read is written and read again without loss.
@@ -31,9 +31,9 @@ fn journal(data: &[u8]) {
     let bytes = writer.finish().unwrap();
     let mut reader = Reader::new(&bytes[..]).unwrap();
     for record in records {
-        assert_eq!(reader.next().unwrap(), Some(record));
+        assert_eq!(reader.read().unwrap(), Some(record));
     }
-    assert_eq!(reader.next().unwrap(), None);
+    assert_eq!(reader.read().unwrap(), None);
 }
 
 static STORE: LazyLock<PathBuf> = LazyLock::new(unply_fuzz::scratch);

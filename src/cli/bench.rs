@@ -140,12 +140,8 @@ fn summarise(reference: String, report: &Report) -> ImageDoc {
         })
         .collect();
     let sum = |number: fn(&Rates) -> u64| layers.iter().map(|layer| number(&layer.rates)).sum();
-    let total = Rates::new(
-        sum(|r| r.compressed_bytes),
-        sum(|r| r.uncompressed_bytes),
-        sum(|r| r.entries),
-        walls.median,
-    );
+    let total =
+        Rates::new(sum(|r| r.compressed_bytes), sum(|r| r.uncompressed_bytes), sum(|r| r.entries), walls.median);
     ImageDoc {
         reference,
         total,

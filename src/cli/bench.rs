@@ -140,12 +140,8 @@ fn summarise(reference: String, report: &Report) -> ImageDoc {
         })
         .collect();
     let sum = |number: fn(&Rates) -> u64| layers.iter().map(|layer| number(&layer.rates)).sum();
-    let total = Rates::new(
-        sum(|r| r.compressed_bytes),
-        sum(|r| r.uncompressed_bytes),
-        sum(|r| r.entries),
-        walls.median,
-    );
+    let total =
+        Rates::new(sum(|r| r.compressed_bytes), sum(|r| r.uncompressed_bytes), sum(|r| r.entries), walls.median);
     ImageDoc {
         reference,
         total,
@@ -160,7 +156,7 @@ fn summarise(reference: String, report: &Report) -> ImageDoc {
 fn render(doc: &BenchDoc) -> String {
     let store = if doc.fs == "tmpfs" { "on tmpfs" } else { "in $TMPDIR" };
     let mut out = format!(
-        "median of {} runs, {} jobs, empty store {store}, all digests verified, no syncs\n",
+        "median of {} run(s), -j {}, empty store {store}, all digests verified, no syncs\n",
         doc.runs, doc.jobs
     );
     let right = Align::Right;

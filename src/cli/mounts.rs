@@ -109,11 +109,10 @@ fn mount_point(dir: &Path) -> Result<PathBuf> {
         return Err(Error::new(ErrorKind::Usage, format!("{} is no directory", dir.display())));
     }
     match mount::find_mount(&path)? {
-        Some(found) if is_ours(&found) => Err(Error::new(
-            ErrorKind::Busy,
-            format!("an image is mounted at {} already", path.display()),
-        )
-        .with_hint(format!("unply umount {}", path.display()))),
+        Some(found) if is_ours(&found) => {
+            Err(Error::new(ErrorKind::Busy, format!("an image is mounted at {} already", path.display()))
+                .with_hint(format!("unply umount {}", path.display())))
+        }
         _ => Ok(path),
     }
 }
@@ -142,9 +141,7 @@ fn take_snapshot(store: &Store, pulled: &Pulled, args: &MountArgs) -> Result<(Sn
 fn kept(store: &Store, pulled: &Pulled, key: &str, read_only: bool) -> Result<Snapshot> {
     let snapshot = Snapshot::open(store, key)?;
     let record = snapshot.record();
-    let refuse = |kind, what: String| {
-        Err(Error::new(kind, format!("snapshot \"{}\" {what}", output::printable(key))))
-    };
+    let refuse = |kind, what: String| Err(Error::new(kind, format!("snapshot \"{}\" {what}", output::printable(key))));
     let image_id = pulled.record.image.image_id;
     if record.image_id != Some(image_id) {
         let stands_on = record.image_id.map_or_else(|| "no image".to_owned(), |id| format!("image {id}"));

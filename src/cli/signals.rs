@@ -33,8 +33,7 @@ impl Signals {
         let set = ignored(set);
         set.thread_block().map_err(|e| at("block signals", e))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).map_err(|e| at("signalfd", e))?;
-        let shared =
-            Arc::new(Shared { token: CancelToken::new(), first: AtomicI32::new(0), child: Mutex::new(None) });
+        let shared = Arc::new(Shared { token: CancelToken::new(), first: AtomicI32::new(0), child: Mutex::new(None) });
         let signals = Signals(shared);
         let watcher = signals.clone();
         std::thread::Builder::new()

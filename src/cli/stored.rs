@@ -53,8 +53,7 @@ pub fn images(context: &Context) -> Result<()> {
         distinct.dedup();
         let bytes = distinct.iter().filter_map(|diff_id| sizes.get(diff_id)).sum();
         let platform = &image.platform;
-        let platform =
-            crate::image::Platform::new(&platform.os, &platform.architecture, platform.variant.as_deref());
+        let platform = crate::image::Platform::new(&platform.os, &platform.architecture, platform.variant.as_deref());
         let cells = |name: String| {
             [
                 short(&image.image_id.0),
@@ -129,13 +128,7 @@ pub fn layers(context: &Context) -> Result<()> {
             (false, more) => users.push_str(&format!(" and {more} more")),
         }
         let yes_no = if durable { "yes" } else { "no" };
-        table.row([
-            short(&layer.diff_id().0),
-            entries.to_string(),
-            human_bytes(bytes),
-            yes_no.to_owned(),
-            users,
-        ]);
+        table.row([short(&layer.diff_id().0), entries.to_string(), human_bytes(bytes), yes_no.to_owned(), users]);
         docs.push(LayerDoc { diff_id: layer.diff_id().to_string(), entries, bytes, durable, used_by });
     }
     match context.global.json {

@@ -106,8 +106,11 @@ fn archive_source(
         return Ok(Source::Image(image));
     }
     // A pipe has no offsets, a file must not depend on where somebody else's handle stands.
-    let reader: Box<dyn Read + Send> =
-        if seekable { Box::new(RangeReader::whole(file)) } else { Box::new(Pipe { file, cancel: options.cancel.clone() }) };
+    let reader: Box<dyn Read + Send> = if seekable {
+        Box::new(RangeReader::whole(file))
+    } else {
+        Box::new(Pipe { file, cancel: options.cancel.clone() })
+    };
     Ok(Source::Stream(ArchiveStream::from_reader(reader, kind, selector.clone(), options).named(reference)))
 }
 

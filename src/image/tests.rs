@@ -1053,7 +1053,8 @@ fn huge_documents_nobody_needs_are_given_up() {
 fn b8_member_tables_are_bounded() {
     let names: Vec<String> = (0..50).map(|i| format!("blobs/sha256/{i}")).collect();
     let members: Vec<_> = names.iter().map(|n| (n.as_str(), Made::File(b"{}"))).collect();
-    let options = OpenOptions { limits: Limits { max_archive_members: 20, ..Limits::default() }, ..OpenOptions::default() };
+    let options =
+        OpenOptions { limits: Limits { max_archive_members: 20, ..Limits::default() }, ..OpenOptions::default() };
     let reader = Box::new(Cursor::new(tar(&members)));
     let stream = ArchiveStream::from_reader(reader, ArchiveKind::Oci, Selector::None, &options);
     assert_eq!(collect(stream).unwrap_err().kind(), ErrorKind::Limit);

@@ -38,7 +38,7 @@ fn some_layers() -> Vec<Vec<EntrySpec>> {
 }
 
 fn tars(layers: &[Vec<EntrySpec>]) -> Vec<Vec<u8>> {
-    layers.iter().map(|l| layer(l)).collect()
+    layers.iter().map(layer).collect()
 }
 
 fn names(path: &Path) -> Vec<String> {
@@ -61,7 +61,7 @@ fn archives_give_the_same_tree_with_the_manifest_first_and_last() {
         for manifest_first in [true, false] {
             for gzip in [false, true] {
                 let work = tempfile::tempdir_in(lab.path()).unwrap();
-                let mut bytes = docker_archive(&[image.clone()], DockerOptions { form, manifest_first });
+                let mut bytes = docker_archive(std::slice::from_ref(&image), DockerOptions { form, manifest_first });
                 if gzip {
                     // A compressed archive cannot be read at random: it goes by once, as standard input does.
                     bytes = testkit::gzip(&bytes);
@@ -132,7 +132,7 @@ fn stacks_of_every_height() {
                 let mut l =
                     vec![dir("d/").mtime(n as i64), file(format!("d/f{n}"), n.to_string()), file("top", n.to_string())];
                 if n % 7 == 3 {
-                    l.push(whiteout("d", &format!("f{}", n - 1)));
+                    l.push(whiteout("d", format!("f{}", n - 1)));
                 }
                 if n % 10 == 9 {
                     l.push(file("d/implied/deep", "x"));

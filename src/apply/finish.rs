@@ -120,7 +120,7 @@ impl Layer<'_> {
         if self.opaques > 0 {
             file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
             let mut reader = Reader::new(&mut file)?;
-            while let Some(record) = reader.next()? {
+            while let Some(record) = reader.read()? {
                 if let Record::Opaque { dir, .. } = record {
                     self.opaque(&dir);
                 }
@@ -130,7 +130,7 @@ impl Layer<'_> {
             file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
             let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
             let mut reader = Reader::new(&mut file)?;
-            while let Some(record) = reader.next()? {
+            while let Some(record) = reader.read()? {
                 if let Record::Whiteout { parent, name } = record {
                     self.whiteout(&parent, &name, &mut marker)?;
                 }

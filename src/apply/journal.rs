@@ -192,7 +192,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// `Other` where the file is damaged.
-    pub fn next(&mut self) -> Result<Option<Record>> {
+    pub fn read(&mut self) -> Result<Option<Record>> {
         let damaged = || Error::new(ErrorKind::Other, "the layer's journal is damaged");
         if self.input.fill_buf().map_err(|e| Error::io("read the layer's journal", e))?.is_empty() {
             return Ok(None);
@@ -450,7 +450,7 @@ mod tests {
         let read = |bytes: &[u8]| -> Result<Vec<Record>> {
             let mut reader = Reader::new(bytes)?;
             let mut out = Vec::new();
-            while let Some(record) = reader.next()? {
+            while let Some(record) = reader.read()? {
                 out.push(record);
             }
             Ok(out)

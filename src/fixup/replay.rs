@@ -6,6 +6,7 @@ use std::io::Read;
 use crate::apply::journal::{Reader, Record};
 use crate::apply::{LiteralPath, Node, check_implied};
 use crate::error::{Error, ErrorKind, Result, escape};
+use crate::merge::Marks;
 use crate::policy::LowerSymlinks;
 use crate::root::{Meta, NodeMeta};
 
@@ -15,6 +16,15 @@ use super::tree::{Child, DirId, DirMeta, InodeId, ROOT, Tree};
 /// Symlinks expanded in one walk (S12).
 const MAX_SYMLINKS: usize = 40;
 
+/// Something that a marker hides; sorted parents first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Hidden {
+    depth: usize,
+    path: LiteralPath,
+    /// Directory and name; `None` hides everything in the directory `path`.
+    name: Option<(LiteralPath, Vec<u8>)>,
+}
+
 /// The symbolic tree with what is known of the layer's own directory.
 pub(super) struct Replay {
     pub tree: Tree,
@@ -23,20 +33,19 @@ pub(super) struct Replay {
     /// What was moved to the stash: inode → number and path below it.
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
     lower_symlinks: LowerSymlinks,
-    is_mark: Box<dyn Fn(&[u8]) -> bool>,
+    marks: Marks,
     late: Vec<(LiteralPath, LiteralPath, NodeMeta)>,
     redirects: u64,
 }
 
 impl Replay {
     pub(super) fn new(input: &FixupInput<'_>) -> Result<Replay> {
-        let marks = input.marks;
         Ok(Replay {
             tree: Tree::new(&input.lower),
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
             lower_symlinks: input.lower_symlinks,
-            is_mark: Box::new(move |name| marks.is_mark(name)),
+            marks: input.marks,
             late: Vec::new(),
             redirects: 0,
         })
@@ -49,24 +58,25 @@ impl Replay {
     /// Phase 1: whiteouts and opaque markers act on the lower tree, parents first.
     pub(super) fn deletions<R: Read>(&mut self, journal: &mut Reader<R>) -> Result<()> {
         let mut described: HashSet<LiteralPath> = HashSet::new();
-        // Depth of what is hidden, path, hidden name (none: all children).
-        let mut hidden: Vec<(usize, LiteralPath, Option<(LiteralPath, Vec<u8>)>)> = Vec::new();
-        while let Some(record) = journal.next()? {
+        let mut hidden: Vec<Hidden> = Vec::new();
+        while let Some(record) = journal.read()? {
             match record {
                 Record::Make { path, node: Node::Directory, .. } => {
                     described.insert(path);
                 }
                 Record::Whiteout { parent, name } => {
                     let path = parent.join(&name);
-                    hidden.push((path.depth(), path, Some((parent, name))));
+                    hidden.push(Hidden { depth: path.depth(), path, name: Some((parent, name)) });
                 }
-                Record::Opaque { dir, .. } => hidden.push((dir.depth() + 1, dir, None)),
+                Record::Opaque { dir, .. } => {
+                    hidden.push(Hidden { depth: dir.depth() + 1, path: dir, name: None });
+                }
                 Record::Make { .. } | Record::Stashed { .. } => {}
             }
         }
         hidden.sort();
-        for (_, path, what) in hidden {
-            match what {
+        for Hidden { path, name, .. } in hidden {
+            match name {
                 Some((parent, name)) => {
                     if let Some(dir) = self.lower_dir(&parent, &described)? {
                         self.tree.remove(dir, &name);
@@ -119,7 +129,7 @@ impl Replay {
         journal: &mut Reader<R>,
         redirected: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<()> {
-        while let Some(record) = journal.next()? {
+        while let Some(record) = journal.read()? {
             match record {
                 Record::Make { path, placed, source, node, meta } => {
                     let refuse = |e: Error| e.with_entry(path.as_bytes());
@@ -324,7 +334,7 @@ impl Replay {
             _ => self.tree.put(parent, name, inode),
         }
         if self.tree.symlink(inode)?.is_none() {
-            let mut now = self.tree.inode_meta(inode, &*self.is_mark)?;
+            let mut now = self.tree.inode_meta(inode, self.marks)?;
             now.meta = meta.meta;
             let file = self.tree.is_file(inode);
             for (xattr, value) in meta.xattrs.iter().filter(|(n, _)| file || !n.starts_with(b"user.")) {

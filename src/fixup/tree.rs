@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::apply::{LiteralPath, Node};
 use crate::error::Result;
-use crate::merge::{ChainView, Found, ViewDir};
+use crate::merge::{ChainView, Found, Marks, ViewDir};
 use crate::root::{Dir, Kind, NodeMeta, ReadLink, Stat};
 
 /// A directory of the symbolic tree.
@@ -232,7 +232,7 @@ impl Tree {
     }
 
     /// Returns the metadata an inode shows; `marks` are left out of a lower one's xattrs.
-    pub(super) fn inode_meta(&self, id: InodeId, is_mark: &dyn Fn(&[u8]) -> bool) -> Result<NodeMeta> {
+    pub(super) fn inode_meta(&self, id: InodeId, marks: Marks) -> Result<NodeMeta> {
         let inode = self.inode(id);
         if let Some(meta) = &inode.meta {
             return Ok(meta.clone());
@@ -240,7 +240,7 @@ impl Tree {
         match &inode.source {
             Source::Lower { dir, name, stat, .. } => {
                 let mut xattrs = dir.xattrs(name)?;
-                xattrs.retain(|(xattr, _)| !is_mark(xattr));
+                xattrs.retain(|(xattr, _)| !marks.is_mark(xattr));
                 Ok(NodeMeta { meta: stat.meta, xattrs })
             }
             Source::Own(_) => Ok(NodeMeta::default()),

@@ -212,8 +212,7 @@ impl Writer<'_> {
                 LinkOutcome::Taken | LinkOutcome::NoTarget => return Err(inconsistent(&parent.join(name))),
             }
         }
-        let marks = self.input.marks;
-        let meta = self.replay.tree.inode_meta(inode, &move |xattr| marks.is_mark(xattr))?;
+        let meta = self.replay.tree.inode_meta(inode, self.input.marks)?;
         let source = self.replay.tree.inode(inode).source.clone();
         let made = match &source {
             Source::Own(Node::File { .. }) => self.own_file(&dir, name, inode, &meta)?,

@@ -83,7 +83,7 @@ impl Stat {
             meta: Meta::from_raw(st),
             size: u64::try_from(st.st_size).unwrap_or(0),
             id: (st.st_dev, st.st_ino),
-            nlink: st.st_nlink as u64,
+            nlink: st.st_nlink as _,
             rdev: st.st_rdev,
         }
     }

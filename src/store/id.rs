@@ -26,7 +26,9 @@ pub struct Id([u8; LEN]);
 impl Id {
     /// Returns the name of the layer with this diff_id, unpacked with these options.
     pub fn of_layer(diff_id: &DiffId, options: &LayerOptions) -> Id {
-        Id::of(&["layer", &diff_id.to_string(), selinux_word(options.selinux)])
+        // What was accepted by default says nothing about what `--strict` would have said.
+        let strict = if options.strict { "strict" } else { "lenient" };
+        Id::of(&["layer", &diff_id.to_string(), selinux_word(options.selinux), strict])
     }
 
     /// Returns the name of the fix-up that stands directly above the top layer of a chain.

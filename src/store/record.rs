@@ -36,11 +36,13 @@ pub struct Flavour {
 pub struct LayerOptions {
     /// Whether SELinux labels are in the tree.
     pub selinux: Selinux,
+    /// Whether it was checked for what a conforming builder would not write.
+    pub strict: bool,
 }
 
 impl From<&TreeOptions> for LayerOptions {
     fn from(options: &TreeOptions) -> Self {
-        LayerOptions { selinux: options.selinux }
+        LayerOptions { selinux: options.selinux, strict: options.strict }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use crate::apply::fold::{FoldOptions, fold};
 use crate::apply::{RootMeta, Warning};
@@ -18,7 +19,7 @@ use crate::stream::Expected;
 
 use super::archive::{check, expected_of, read_stream, warn_unused};
 use super::chain::{LayerPlace, fix, marks, needs_fixup, root_node};
-use super::layer::{Bench, Laid};
+use super::layer::{Bench, Laid, warn_mismatch};
 use super::pull::stored;
 use super::target::Target;
 use super::{Event, Events, Ids, LayerOutcome, Options, flavour_for, side_by_side};
@@ -55,7 +56,7 @@ pub fn unpack(
     let work = || -> Result<Unpacked> {
         let target = Target::prepare(dir)?;
         let flavour = flavour_for(target.staging())?;
-        let flat = Flat { bench: Bench { options, flavour, events }, target };
+        let flat = Flat { bench: Bench { options, flavour, events, stop: AtomicBool::new(false) }, target };
         match source {
             Source::Image(image) => flat.image(image),
             Source::Stream(stream) => flat.stream(stream),
@@ -104,7 +105,7 @@ impl Flat<'_> {
         order.sort_by_key(|at| std::cmp::Reverse(image.layers[*at].size.unwrap_or(u64::MAX)));
         let laid: Mutex<HashMap<usize, (Place, Laid)>> = Mutex::new(HashMap::new());
         let failed = Mutex::new(None);
-        side_by_side(self.bench.options, &order, &failed, &|at| {
+        side_by_side(&self.bench, &order, &failed, &|at| {
             self.bench.options.cancel.check()?;
             let layer = &image.layers[*at];
             let single = layer.diff_id.is_none();
@@ -113,6 +114,7 @@ impl Flat<'_> {
             let place = Place::make(self.target.staging(), *at)?;
             let blob = image.open_layer(*at)?;
             let done = self.bench.lay(*at, blob, expected, &place.tree(), &place.stash(), &place.journal())?;
+            warn_mismatch(&layer.media_type, &done.report, self.bench.events);
             laid.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*at, (place, done));
             Ok(())
         })?;

@@ -3,14 +3,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::apply::{ApplyOptions, LayerFacts, PlanOptions, Target, Warning, apply_layer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::policy::XattrFlavour;
 use crate::root::Dir;
 use crate::store::Flavour;
-use crate::stream::{Buffers, Expected, LayerStream, StreamOptions, StreamReport, Threads};
+use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads};
 
 use super::{Event, Events, Options};
 
@@ -19,6 +20,8 @@ pub(super) struct Bench<'a> {
     pub options: &'a Options,
     pub flavour: Flavour,
     pub events: Events<'a>,
+    /// Another layer failed: this one is not needed any more.
+    pub stop: AtomicBool,
 }
 
 /// A layer that was applied and proved.
@@ -86,7 +89,11 @@ impl Bench<'_> {
             tolerate_xattrs: user_namespace,
         };
         let mut warn = |warning: Warning| (self.events)(Event::Warning { layer: name.clone(), warning });
-        let applied = match apply_layer(&mut stream, target, &apply, &mut warn, &|| self.options.cancel.check()) {
+        let check = || match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::new(ErrorKind::Cancelled, "another layer failed")),
+            false => self.options.cancel.check(),
+        };
+        let applied = match apply_layer(&mut stream, target, &apply, &mut warn, &check) {
             Ok(applied) => applied,
             Err(e) => return Err(stream.damaged(e)),
         };
@@ -94,6 +101,21 @@ impl Bench<'_> {
         // An empty stash is nothing to keep.
         let _ = std::fs::remove_dir(stash);
         Ok(Laid { facts: applied.facts, report, seconds: started.elapsed().as_secs_f64() })
+    }
+}
+
+/// Warns where a media type promises another codec than the magic bytes show (Z8, Z9); the bytes decide.
+pub(super) fn warn_mismatch(media_type: &str, report: &StreamReport, events: Events<'_>) {
+    let promised = match media_type.rsplit(['+', '.']).next() {
+        Some("gzip") => Codec::Gzip,
+        Some("zstd") => Codec::Zstd,
+        Some("tar") => Codec::Plain,
+        _ => return,
+    };
+    if promised != report.codec && report.compressed_bytes > 0 {
+        let detail = format!("media type {media_type} promises {promised:?}, the blob is {:?}", report.codec);
+        let warning = Warning::new("media-type-mismatch", b"", detail);
+        events(Event::Warning { layer: Some(report.digest.to_string()), warning });
     }
 }
 

@@ -172,10 +172,10 @@ pub fn open_store(root: &Path, durable: bool) -> Result<Store> {
     Store::open(root, flavour, durable)
 }
 
-/// Runs `work` on every job, at most `options.jobs` at a time, in order; the first error ends what runs and what has not begun,
+/// Runs `work` on every job, at most `-j` at a time, in order; the first error ends what runs and what has not begun,
 /// and is left in `failed`.
 fn side_by_side<T: Sync>(
-    options: &Options,
+    bench: &layer::Bench<'_>,
     jobs: &[T],
     failed: &std::sync::Mutex<Option<Error>>,
     work: &(dyn Fn(&T) -> Result<()> + Sync),
@@ -184,9 +184,10 @@ fn side_by_side<T: Sync>(
     let fail = |e: Error| {
         let mut failed = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         failed.get_or_insert(e);
+        bench.stop.store(true, std::sync::atomic::Ordering::Relaxed);
     };
     let has_failed = || failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some();
-    let threads = options.jobs.clamp(1, jobs.len().max(1));
+    let threads = bench.options.jobs.clamp(1, jobs.len().max(1));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|n| format!("unply-layer-{n}"))

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use crate::digest::{ChainId, DiffId};
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +13,7 @@ use crate::store::{
 use crate::stream::Expected;
 
 use super::chain::{Chain, of_record};
-use super::layer::{Bench, Laid};
+use super::layer::{Bench, Laid, warn_mismatch};
 use super::{Event, Events, LayerOutcome, Options};
 
 /// Sealed but unpublished bytes that make a group worth publishing.
@@ -41,7 +42,7 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
     let named = |e: Error| e.with_image(reference);
     let source = image::open(reference, &options.open_options())?;
     let pull = Pull {
-        bench: Bench { options, flavour: store.flavour(), events },
+        bench: Bench { options, flavour: store.flavour(), events, stop: AtomicBool::new(false) },
         store,
         pin: store.pin(&[])?,
         layer_options: LayerOptions::from(&options.tree),
@@ -128,6 +129,7 @@ impl Pull<'_> {
         let blob = image.open_layer(index)?;
         let (tree, stash, journal) = (staging.tree_path().to_path_buf(), staging.stash_path(), staging.journal_path());
         let Laid { facts, report, seconds } = self.bench.lay(index, blob, expected.clone(), &tree, &stash, &journal)?;
+        warn_mismatch(&image.layers[index].media_type, &report, self.bench.events);
         Ok((staging.seal(self.layer_options, facts, report, expected)?, seconds))
     }
 
@@ -219,7 +221,7 @@ impl Pull<'_> {
         failed: &Mutex<Option<Error>>,
         work: &(dyn Fn(&T) -> Result<()> + Sync),
     ) -> Result<()> {
-        super::side_by_side(self.bench.options, jobs, failed, work)
+        super::side_by_side(&self.bench, jobs, failed, work)
     }
 
     fn publish(&self, group: Sealed) -> Result<()> {

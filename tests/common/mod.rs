@@ -130,7 +130,7 @@ impl Lab {
         layers: &[Vec<EntrySpec>],
         options: testkit::model::Options,
     ) -> Result<Vec<(&'static str, Tree)>> {
-        let tars: Vec<Vec<u8>> = layers.iter().map(|l| testkit::layer(l)).collect();
+        let tars: Vec<Vec<u8>> = layers.iter().map(testkit::layer).collect();
         let work = tempfile::tempdir_in(self.path()).unwrap();
         let layout = work.path().join("image");
         OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars).tag("t")).unwrap();

@@ -1,0 +1,107 @@
+//! Small layer lists, unpacked flat: the tree is the reference model's or both refuse, and nothing beside it changes.
+//!
+//! Needs root, since owners and devices are set. Inputs are text (see `unply_fuzz::layers_from_text`), so a reproducer
+//! can be read and shortened by hand.
+#![no_main]
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use testkit::image::{ImageSpec, OciLayout};
+use testkit::model::Model;
+use testkit::{DescribeOptions, Tree, compare, describe};
+use unply::error::ErrorKind;
+use unply::image::Reference;
+use unply::policy::{LowerSymlinks, RootEntry, TreeOptions};
+use unply::unpack::{Options, unpack};
+
+/// A directory with something to lose, and a place inside it to unpack to.
+struct Arena {
+    dir: tempfile::TempDir,
+    before: Tree,
+}
+
+static ARENA: LazyLock<Arena> = LazyLock::new(|| {
+    let dir = tempfile::Builder::new().prefix("unply-fuzz-").tempdir_in(unply_fuzz::scratch()).unwrap();
+    for name in ["canary/a/b", "canary/lib", "canary/usr", "a", "lib", "work"] {
+        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    for name in ["canary/a/f", "canary/file", "a/f", "file"] {
+        std::fs::write(dir.path().join(name), "precious").unwrap();
+    }
+    let before = look(dir.path());
+    Arena { dir, before }
+});
+
+fn look(path: &Path) -> Tree {
+    // The place itself changes its times when something is made in it.
+    describe(path, &DescribeOptions::default()).unwrap().without_root_meta()
+}
+
+fn without_work(tree: &Tree) -> Tree {
+    let mut tree = tree.clone();
+    tree.0.retain(|path, _| path != b"work" && !path.starts_with(b"work/"));
+    tree
+}
+
+fuzz_target!(|data: &[u8]| {
+    // The first byte chooses options.
+    let Some((choice, text)) = data.split_first() else { return };
+    let (strict, shadow, apply) = (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0);
+    let layers = unply_fuzz::layers_from_text(text);
+    let model_options = testkit::model::Options {
+        strict,
+        lower_symlinks: if shadow {
+            testkit::model::LowerSymlinks::Shadow
+        } else {
+            testkit::model::LowerSymlinks::Resolve
+        },
+        root_entry: if apply { testkit::model::RootEntry::Apply } else { testkit::model::RootEntry::Ignore },
+        ..testkit::model::Options::default()
+    };
+    let wanted = Model::of_image(model_options, &layers).map(|m| m.tree());
+
+    let work = ARENA.dir.path().join("work");
+    let layout = work.join("image");
+    let tars: Vec<Vec<u8>> = layers.iter().map(|layer| testkit::layer(layer)).collect();
+    let image = ImageSpec::new(tars).tag("t").compression(testkit::image::Compression::None);
+    OciLayout::new(&layout).unwrap().add(&image).unwrap();
+    let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
+    let options = Options {
+        tree: TreeOptions {
+            strict,
+            lower_symlinks: if shadow { LowerSymlinks::Shadow } else { LowerSymlinks::Resolve },
+            root_entry: if apply { RootEntry::Apply } else { RootEntry::Ignore },
+            ..TreeOptions::default()
+        },
+        jobs: 1,
+        durable: false,
+        ..Options::default()
+    };
+    let target = work.join("rootfs");
+    let result = unpack(&reference, &target, None, &options, &|_| {});
+    match (&wanted, &result) {
+        (Ok(wanted), Ok(_)) => {
+            // In a flattened tree no mark of overlayfs may be left, so nothing is hidden from the comparison.
+            let everything = DescribeOptions { ignore_xattr: Box::new(|_| false), ..DescribeOptions::default() };
+            let found = describe(&target, &everything).unwrap();
+            let differences = compare(wanted, &found);
+            assert!(differences.is_empty(), "the model's tree is on the left:\n{differences:#?}");
+        }
+        (Err(_), Err(e)) => {
+            assert!(matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit), "refused in an odd way: {e}");
+            assert!(!target.exists(), "a refused image left something: {e}");
+        }
+        (Ok(_), Err(e)) => panic!("the model takes it, we say: {e}"),
+        (Err(refusal), Ok(_)) => panic!("we take it, the model says: {refusal:?}"),
+    }
+    let after = look(ARENA.dir.path());
+    assert_eq!(without_work(&after), without_work(&ARENA.before), "something beside the target changed");
+    let left: Vec<_> = std::fs::read_dir(&work).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name == "image" || name == "rootfs"), "left behind: {left:?}");
+    std::fs::remove_dir_all(&layout).unwrap();
+    if target.exists() {
+        std::fs::remove_dir_all(&target).unwrap();
+    }
+});

@@ -1,0 +1,87 @@
+//! What our parser takes without a remark, the `tar` crate reads in the same way, entry by entry.
+//!
+//! Where the two may differ:
+//! * What we refuse is not compared: refusing what readers disagree about is the point (T6, T16, T17, L10).
+//! * What we accept with a remark (an oddity) is not compared: the remark says that readers differ.
+//! * Sparse files: the crate reads no PAX sparse forms. The archive is compared up to the first one.
+//! * Numbers in base-256: the crate keeps the low 8 of 12 bytes; we refuse what that would lose, so equal where accepted.
+//! * `D`, `V`, `S` and `X` headers, `SCHILY.dev*` and `GNU.*` keys: the crate gives them out raw; archives with such types are not compared.
+//! * Numbers whose digits do not begin the field: the crate refuses NULs before them and fields of NULs alone; we read
+//!   them as Go does, the reader of every container engine.
+//! * `ustar` with another version than `00`: the crate takes the header for v7 and its extension headers for files. GNU
+//!   tar and libarchive look at the magic alone, as we do.
+//! * Global PAX headers are entries of their own in the crate; a GNU long name may hold NULs there, for us the first ends it.
+//! * An empty PAX value: the crate's path is empty; for us it takes back the override.
+//! * Device numbers of v7 headers: the crate has none to compare; GNU tar and bsdtar read the fields all the same.
+//! * Times from PAX are compared only where the header says them: the crate's `mtime()` reads the header alone.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use unply::policy::Limits;
+use unply::tar::EntryKind;
+use unply_fuzz::{BLOCK, parse, repair_checksums};
+
+fuzz_target!(|data: &[u8]| {
+    let mut archive = data.to_vec();
+    repair_checksums(&mut archive);
+    let ours = parse(&archive, &Limits::default());
+    if ours.error.is_some() || ours.odd {
+        return;
+    }
+    let only_common_types = ours.entries.iter().all(|e| {
+        let Some(flag) = usize::try_from(e.offset).ok().and_then(|at| archive.get(at + 156)) else { return false };
+        matches!(flag, 0 | b'0'..=b'7')
+    });
+    if !only_common_types {
+        return;
+    }
+    // Data that looks so costs a comparison, nothing more.
+    if archive.chunks_exact(BLOCK).any(|b| b.get(257..263) == Some(b"ustar\0") && b.get(263..265) != Some(b"00")) {
+        return;
+    }
+    let mut theirs = tar::Archive::new(&archive[..]);
+    let Ok(mut their_entries) = theirs.entries() else { panic!("the tar crate cannot begin") };
+    for our in &ours.entries {
+        let what = unply::error::escape(&our.path);
+        if matches!(&our.kind, EntryKind::File { sparse: Some(_), .. }) {
+            return;
+        }
+        let is_global = |e: &std::io::Result<tar::Entry<'_, &[u8]>>| {
+            e.as_ref().is_ok_and(|e| e.header().entry_type().is_pax_global_extensions())
+        };
+        let their = match their_entries.by_ref().find(|e| !is_global(e)) {
+            Some(Ok(their)) => their,
+            Some(Err(e)) if e.to_string().contains("numeric field was not a number") => return,
+            Some(Err(e)) => panic!("{what}: we take it, the tar crate says: {e}"),
+            None => panic!("{what}: the tar crate sees the end before it"),
+        };
+        assert_eq!(their.raw_header_position(), our.offset, "{what}: offset");
+        let their_path = their.path_bytes();
+        let their_path = their_path.split(|b| *b == 0).next().unwrap_or_default();
+        if !their_path.is_empty() {
+            assert_eq!(their_path, &our.path[..], "{what}: path");
+        }
+        let link = their.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
+        match &our.kind {
+            EntryKind::File { size, .. } => assert_eq!(their.size(), *size, "{what}: size"),
+            EntryKind::HardLink { target } | EntryKind::Symlink { target } => assert_eq!(&link, target, "{what}"),
+            EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
+                let header = their.header();
+                let numbers = (header.device_major().ok().flatten(), header.device_minor().ok().flatten());
+                if let (Some(a), Some(b)) = numbers {
+                    assert_eq!((a, b), (*major, *minor), "{what}: device");
+                }
+            }
+            // A v7 file whose name ends in a slash is a directory for us, as for every container engine.
+            EntryKind::Directory | EntryKind::Fifo => {}
+        }
+    }
+    // The crate must not see more than we did, unless we stopped at an end mark that it reads past.
+    if ours.ended
+        && archive.len() % BLOCK == 0
+        && let Some(Ok(more)) =
+            their_entries.find(|e| e.as_ref().is_ok_and(|e| !e.header().entry_type().is_pax_global_extensions()))
+    {
+        panic!("the tar crate sees one more entry: {}", unply::error::escape(&more.path_bytes()));
+    }
+});

@@ -281,7 +281,8 @@ impl Shared {
         } else if count <= self.shown {
             let layer = warning.layer.as_ref().map(|layer| format!("layer {layer}: ")).unwrap_or_default();
             let WarningDoc { path, kind, detail, .. } = &warning;
-            self.say(format_args!("warning: {layer}entry \"{path}\": {detail} ({kind})"));
+            let entry = if path.is_empty() { String::new() } else { format!("entry \"{path}\": ") };
+            self.say(format_args!("warning: {layer}{entry}{detail} ({kind})"));
         }
         if count <= LISTED as u64 {
             state.warnings.warnings.push(warning);
@@ -319,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_first_hundred_of_a_kind_are_kept_and_all_are_counted() {
-        let reporter = Reporter::new(ProgressMode::Json, 0);
+        let reporter = Reporter::new(ProgressMode::None, 0);
         for n in 0..250 {
             let kind = if n % 2 == 0 { "even" } else { "odd" };
             let warning = Warning::new(kind, format!("a\n{n}").as_bytes(), "x");

@@ -158,7 +158,7 @@ fn metadata(out: &mut Out) {
     out.add("store_meta", "journal", &writer.finish().unwrap());
 
     // Records of a store that just pulled an image.
-    let dir = tempfile::tempdir_in(unply_fuzz::scratch()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let layers: [Vec<EntrySpec>; 2] = [vec![file("a", "1")], vec![file("d/b", "2"), testkit::whiteout("", "a")]];
     let image = testkit::image::ImageSpec::new(layers.iter().map(|l| testkit::layer(l))).tag("t");
     testkit::image::OciLayout::new(dir.path().join("image")).unwrap().add(&image).unwrap();

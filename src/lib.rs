@@ -67,3 +67,8 @@ pub use mount::{Attached, MountPlan};
 pub use policy::{Limits, TreeOptions};
 pub use store::Store;
 pub use unpack::{Chain, Event, Events, LayerOutcome, Options, Pulled, Snapshot, Unpacked, open_store, pull, stored};
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

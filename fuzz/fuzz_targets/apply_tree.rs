@@ -4,7 +4,7 @@
 //! can be read and shortened by hand.
 #![no_main]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -18,19 +18,19 @@ use unply::unpack::{Options, unpack};
 
 /// A directory with something to lose, and a place inside it to unpack to.
 struct Arena {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     before: Tree,
 }
 
 static ARENA: LazyLock<Arena> = LazyLock::new(|| {
-    let dir = tempfile::Builder::new().prefix("unply-fuzz-").tempdir_in(unply_fuzz::scratch()).unwrap();
+    let dir = unply_fuzz::scratch();
     for name in ["canary/a/b", "canary/lib", "canary/usr", "a", "lib", "work"] {
-        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        std::fs::create_dir_all(dir.join(name)).unwrap();
     }
     for name in ["canary/a/f", "canary/file", "a/f", "file"] {
-        std::fs::write(dir.path().join(name), "precious").unwrap();
+        std::fs::write(dir.join(name), "precious").unwrap();
     }
-    let before = look(dir.path());
+    let before = look(&dir);
     Arena { dir, before }
 });
 
@@ -62,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let wanted = Model::of_image(model_options, &layers).map(|m| m.tree());
 
-    let work = ARENA.dir.path().join("work");
+    let work = ARENA.dir.join("work");
     let layout = work.join("image");
     let tars: Vec<Vec<u8>> = layers.iter().map(|layer| testkit::layer(layer)).collect();
     let image = ImageSpec::new(tars).tag("t").compression(testkit::image::Compression::None);
@@ -96,7 +96,7 @@ fuzz_target!(|data: &[u8]| {
         (Ok(_), Err(e)) => panic!("the model takes it, we say: {e}"),
         (Err(refusal), Ok(_)) => panic!("we take it, the model says: {refusal:?}"),
     }
-    let after = look(ARENA.dir.path());
+    let after = look(&ARENA.dir);
     assert_eq!(without_work(&after), without_work(&ARENA.before), "something beside the target changed");
     let left: Vec<_> = std::fs::read_dir(&work).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| name == "image" || name == "rootfs"), "left behind: {left:?}");

@@ -5,7 +5,7 @@
 //! `@l` for their sizes, so that documents stay connected when they change.
 #![no_main]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -13,10 +13,10 @@ use unply::error::ErrorKind;
 use unply::image::{self, OpenOptions, Reference, Source};
 use unply_fuzz::replace;
 
-static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
-    let dir = tempfile::Builder::new().prefix("unply-fuzz-").tempdir_in(unply_fuzz::scratch()).unwrap();
-    std::fs::create_dir_all(dir.path().join("layout/blobs/sha256")).unwrap();
-    std::fs::write(dir.path().join("layout/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = unply_fuzz::scratch();
+    std::fs::create_dir_all(dir.join("layout/blobs/sha256")).unwrap();
+    std::fs::write(dir.join("layout/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     dir
 });
 
@@ -58,7 +58,7 @@ fuzz_target!(|data: &[u8]| {
     let mut parts = data.splitn(4, |b| *b == 0xff);
     let mut next = || parts.next().unwrap_or_default();
     let (index, manifest, config, docker) = (next(), next(), next(), next());
-    let dir = DIR.path();
+    let dir = &*DIR;
     let layer = put(dir, &LAYER);
     let config = fill(config, b'L', &layer, LAYER.len());
     let config_hex = put(dir, &config);

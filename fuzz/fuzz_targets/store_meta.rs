@@ -1,6 +1,7 @@
 //! Damaged metadata of a store: journals and records are read or refused, never believed blindly.
 #![no_main]
 
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -35,15 +36,14 @@ fn journal(data: &[u8]) {
     assert_eq!(reader.read().unwrap(), None);
 }
 
-static STORE: LazyLock<tempfile::TempDir> =
-    LazyLock::new(|| tempfile::Builder::new().prefix("unply-fuzz-").tempdir_in(unply_fuzz::scratch()).unwrap());
+static STORE: LazyLock<PathBuf> = LazyLock::new(unply_fuzz::scratch);
 
 const FLAVOUR: Flavour =
     Flavour { xattr: XattrFlavour::User, ownership: Ownership::Keep, whiteouts: WhiteoutForm::CharDevice };
 
 /// One record of each kind holds the bytes; the store opens, lists, checks and collects, or says why not.
 fn records(which: u8, data: &[u8]) {
-    let root = STORE.path().join("store");
+    let root = STORE.join("store");
     let _ = std::fs::remove_dir_all(&root); // absent the first time
     drop(Store::open(&root, FLAVOUR, false).unwrap());
     let id = "abcdefghijkl";

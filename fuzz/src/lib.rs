@@ -221,8 +221,21 @@ pub fn replace(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Where scratch directories go: memory where there is some.
+/// Makes the directory of this process for files, in memory where there is some, and removes those of dead ones: a
+/// fuzzer that is stopped or crashes tidies nothing up.
 pub fn scratch() -> PathBuf {
+    const PREFIX: &str = "unply-fuzz-";
     let shm = PathBuf::from("/dev/shm");
-    if shm.is_dir() { shm } else { std::env::temp_dir() }
+    let base = if shm.is_dir() { shm } else { std::env::temp_dir() };
+    for entry in std::fs::read_dir(&base).unwrap().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).filter(|n| n.parse::<u32>().is_ok());
+        if owner.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path()); // another fuzzer may be at it as well
+        }
+    }
+    let own = base.join(format!("{PREFIX}{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&own); // of an earlier process with this number
+    std::fs::create_dir(&own).unwrap();
+    own
 }

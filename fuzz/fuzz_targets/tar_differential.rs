@@ -10,6 +10,7 @@
 //!   them as Go does, the reader of every container engine.
 //! * `ustar` with another version than `00`: the crate takes the header for v7 and its extension headers for files. GNU
 //!   tar and libarchive look at the magic alone, as we do.
+//! * Extension headers without a magic: for the crate they are files, for us and Go the type alone counts.
 //! * Global PAX headers are entries of their own in the crate; a GNU long name may hold NULs there, for us the first ends it.
 //! * An empty PAX value: the crate's path is empty; for us it takes back the override.
 //! * Device numbers of v7 headers: the crate has none to compare; GNU tar and bsdtar read the fields all the same.
@@ -55,6 +56,10 @@ fuzz_target!(|data: &[u8]| {
             Some(Err(e)) => panic!("{what}: we take it, the tar crate says: {e}"),
             None => panic!("{what}: the tar crate sees the end before it"),
         };
+        let kind = their.header().entry_type();
+        if kind.is_pax_local_extensions() || kind.is_gnu_longname() || kind.is_gnu_longlink() {
+            return;
+        }
         assert_eq!(their.raw_header_position(), our.offset, "{what}: offset");
         let their_path = their.path_bytes();
         let their_path = their_path.split(|b| *b == 0).next().unwrap_or_default();

@@ -146,7 +146,8 @@ impl Drop for Reporter {
 }
 
 fn bar() -> Display {
-    let style = "{spinner} {msg}  {bytes} of {total_bytes}  [{bar:30}]  {bytes_per_sec}  {elapsed}";
+    let style =
+        "{spinner} {msg}  {decimal_bytes} of {decimal_total_bytes}  [{bar:30}]  {decimal_bytes_per_sec}  {elapsed}";
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     // A template that does not parse leaves the default one.
     if let Ok(style) = ProgressStyle::with_template(style) {

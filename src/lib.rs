@@ -35,7 +35,7 @@
 //! | 2 | [`stream`]: blob to verified bytes. [`apply`]: the rules of one layer. [`merge`]: layers seen as one tree |
 //! | 3 | [`image`]: sources and documents. [`store`]: what is kept on disk. [`fixup`]: what a layer could not know alone |
 //! | 4 | [`unpack`](mod@unpack): the only orchestrator |
-//! | 5 | [`bench`] |
+//! | 5 | [`mod@bench`] |
 //! | 6 | `cli`, the program |
 //!
 //! The names re-exported below are what most callers need.

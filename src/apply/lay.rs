@@ -251,29 +251,6 @@ impl<'o> Layer<'o> {
         e.kind() == ErrorKind::Malformed && self.doubtful()
     }
 
-    /// Keeps an entry that cannot be placed here for the replay over the layers below, which places or refuses it.
-    fn unplaced<R: BufRead>(
-        &mut self,
-        path: &LiteralPath,
-        node: Node,
-        meta: &NodeMeta,
-        data: &mut Data<'_, R>,
-    ) -> Result<()> {
-        self.facts.late_links += 1;
-        let Node::File { size, sparse } = &node else {
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
-        };
-        self.stashed += 1;
-        let number = self.stashed;
-        let name = number.to_string().into_bytes();
-        let fd = self.stash.make_file(&name, 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
-        self.write_data(&fd, *size, sparse.as_deref(), data)?;
-        // A place that no entry can have: the stash takes it over at once.
-        let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
-        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta })?;
-        self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
-    }
-
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
     fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
         self.last_parent = None;

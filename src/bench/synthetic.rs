@@ -150,7 +150,7 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     /// xorshift64*: fast, and the same everywhere.
-    fn next(&mut self) -> u64 {
+    fn word(&mut self) -> u64 {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
@@ -177,7 +177,7 @@ impl Layer<'_> {
     }
 
     fn file(&mut self, path: &str, size: u64) -> io::Result<()> {
-        let content = Content { random: self.next() | 1, left: size, piece: [0; 64], at: 64 };
+        let content = Content { random: self.word() | 1, left: size, piece: [0; 64], at: 64 };
         self.tar.append_data(&mut Self::header(EntryType::Regular, 0o644, size), path, content)
     }
 }
@@ -233,14 +233,14 @@ fn distro_bottom(layer: &mut Layer<'_>) -> io::Result<()> {
         let dir = format!("usr/share/package-{package}");
         layer.dir(&format!("{dir}/"))?;
         for n in 0..12 {
-            let size = layer.next() % 6_000;
+            let size = layer.word() % 6_000;
             layer.file(&format!("{dir}/file-{n}"), size)?;
         }
-        let size = 20_000 + layer.next() % 200_000;
+        let size = 20_000 + layer.word() % 200_000;
         layer.file(&format!("usr/bin/program-{package}"), size)?;
         layer.link(EntryType::Link, &format!("usr/bin/alias-{package}"), &format!("usr/bin/program-{package}"))?;
         layer.link(EntryType::Symlink, &format!("usr/lib/lib-{package}.so"), &format!("lib-{package}.so.1"))?;
-        let size = layer.next() % 60_000;
+        let size = layer.word() % 60_000;
         layer.file(&format!("usr/lib/lib-{package}.so.1"), size)?;
     }
     Ok(())
@@ -249,7 +249,7 @@ fn distro_bottom(layer: &mut Layer<'_>) -> io::Result<()> {
 fn distro_top(layer: &mut Layer<'_>) -> io::Result<()> {
     layer.dir("etc/")?;
     for n in 0..200 {
-        let size = layer.next() % 3_000;
+        let size = layer.word() % 3_000;
         layer.file(&format!("etc/config-{n}"), size)?;
     }
     for package in 0..50 {
@@ -265,7 +265,7 @@ fn small_files(layer: &mut Layer<'_>) -> io::Result<()> {
     for dir in 0..400 {
         layer.dir(&format!("node_modules/module-{dir}/"))?;
         for n in 0..50 {
-            let size = layer.next() % 2_048;
+            let size = layer.word() % 2_048;
             layer.file(&format!("node_modules/module-{dir}/file-{n}.js"), size)?;
         }
     }

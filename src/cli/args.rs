@@ -2,6 +2,7 @@
 //!
 //! Owns: commands, options, defaults, the spelling of values. Refuses to know: what a command does.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
@@ -42,6 +43,7 @@ pub enum Command {
     #[command(after_help = IMAGE)]
     Unpack {
         /// What to unpack.
+        #[arg(value_parser = image)]
         image: String,
         /// Where to: absent or empty; it appears complete or not at all.
         dir: PathBuf,
@@ -50,6 +52,7 @@ pub enum Command {
     #[command(after_help = IMAGE)]
     Pull {
         /// What to pull.
+        #[arg(value_parser = image)]
         image: String,
     },
     /// Mount an image; prints the mount path.
@@ -61,6 +64,7 @@ pub enum Command {
     #[command(after_help = IMAGE)]
     Inspect {
         /// What to look at.
+        #[arg(value_parser = image)]
         image: String,
     },
     /// List the images of the store.
@@ -96,12 +100,13 @@ pub struct MountArgs {
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     pub snapshot: Option<String>,
     /// What to mount; pulled first where needed.
+    #[arg(value_parser = image)]
     pub image: String,
     /// An existing directory [default: one of the store].
     pub dir: Option<PathBuf>,
     /// Run this with the mount as its root, then unmount. Without --snapshot what it wrote is dropped.
     #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<std::ffi::OsString>,
+    pub command: Vec<OsString>,
 }
 
 /// `unply umount`.
@@ -122,7 +127,7 @@ pub struct UmountArgs {
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// What to unpack.
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", value_parser = image)]
     pub images: Vec<String>,
     /// Runs of each image; the median is reported.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -279,6 +284,29 @@ impl Global {
     }
 }
 
+/// Stands before an argument that is an image although it begins like an option; no real argument can hold it.
+const MARK: &str = "\0";
+
+impl Cli {
+    /// Parses arguments, the program's name first. `-:REPO:TAG` and `-@DIGEST` are images: clap would take them for
+    /// options, or with `allow_hyphen_values` a misspelt option for an image.
+    pub fn parse_from_args(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let mut literal = false;
+        Cli::try_parse_from(args.into_iter().map(|arg| {
+            literal |= arg == "--";
+            let bytes = arg.as_encoded_bytes();
+            match !literal && (bytes.starts_with(b"-:") || bytes.starts_with(b"-@")) {
+                true => [OsStr::new(MARK), &arg].into_iter().collect(),
+                false => arg,
+            }
+        }))
+    }
+}
+
+fn image(text: &str) -> Result<String, String> {
+    Ok(text.strip_prefix(MARK).unwrap_or(text).to_owned())
+}
+
 fn platform(text: &str) -> Result<Platform, String> {
     text.parse().map_err(|e: crate::error::Error| e.to_string())
 }
@@ -362,6 +390,20 @@ mod tests {
         let after = Cli::try_parse_from(["unply", "images", "-j2", "--root", "/x", "--json"]).unwrap();
         for cli in [before, after] {
             assert!(cli.global.json && cli.global.jobs == Some(2) && cli.global.root == Some("/x".into()));
+        }
+    }
+
+    #[test]
+    fn an_archive_on_standard_input_is_no_option_and_an_option_is_no_image() {
+        let parse = |args: &[&str]| Cli::parse_from_args([&["unply"], args].concat().into_iter().map(OsString::from));
+        for args in
+            [&["pull", "-"][..], &["pull", "-:repo:1"], &["pull", "-@sha256:12", "--json"], &["pull", "-j1", "-:x"]]
+        {
+            let Command::Pull { image } = parse(args).unwrap().command else { panic!() };
+            assert!(image.starts_with('-') && image != "-j1", "{image}");
+        }
+        for args in [&["pull", "--jsn", "x"][..], &["pull", "x", "--jsn"], &["pull", "-x"], &["pull", "--jsn"]] {
+            assert!(parse(args).is_err(), "{args:?}");
         }
     }
 

@@ -156,7 +156,7 @@ fn summarise(reference: String, report: &Report) -> ImageDoc {
 fn render(doc: &BenchDoc) -> String {
     let store = if doc.fs == "tmpfs" { "on tmpfs" } else { "in $TMPDIR" };
     let mut out = format!(
-        "median of {} runs, {} jobs, empty store {store}, all digests verified, no syncs\n",
+        "median of {} run(s), -j {}, empty store {store}, all digests verified, no syncs\n",
         doc.runs, doc.jobs
     );
     let right = Align::Right;

@@ -17,7 +17,6 @@ mod stored;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::args::{Cli, Command, Global};
@@ -31,7 +30,7 @@ use crate::unpack::{Options, open_store};
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::parse_from_args(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => return refuse(&e),
     };

@@ -146,7 +146,8 @@ impl Drop for Reporter {
 }
 
 fn bar() -> Display {
-    let style = "{spinner} {msg}  {bytes} of {total_bytes}  [{bar:30}]  {bytes_per_sec}  {elapsed}";
+    let style =
+        "{spinner} {msg}  {decimal_bytes} of {decimal_total_bytes}  [{bar:30}]  {decimal_bytes_per_sec}  {elapsed}";
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     // A template that does not parse leaves the default one.
     if let Ok(style) = ProgressStyle::with_template(style) {
@@ -281,7 +282,8 @@ impl Shared {
         } else if count <= self.shown {
             let layer = warning.layer.as_ref().map(|layer| format!("layer {layer}: ")).unwrap_or_default();
             let WarningDoc { path, kind, detail, .. } = &warning;
-            self.say(format_args!("warning: {layer}entry \"{path}\": {detail} ({kind})"));
+            let entry = if path.is_empty() { String::new() } else { format!("entry \"{path}\": ") };
+            self.say(format_args!("warning: {layer}{entry}{detail} ({kind})"));
         }
         if count <= LISTED as u64 {
             state.warnings.warnings.push(warning);
@@ -319,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_first_hundred_of_a_kind_are_kept_and_all_are_counted() {
-        let reporter = Reporter::new(ProgressMode::Json, 0);
+        let reporter = Reporter::new(ProgressMode::None, 0);
         for n in 0..250 {
             let kind = if n % 2 == 0 { "even" } else { "odd" };
             let warning = Warning::new(kind, format!("a\n{n}").as_bytes(), "x");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::apply::{LayerFacts, RootMeta, Warning};
 use crate::digest::{ChainId, ImageId};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fixup::{FixupFacts, FixupInput, make_fixup};
 use crate::merge::{ChainView, Layer, Marks};
 use crate::mount::{Attached, MountPlan, Upper};
@@ -250,7 +250,14 @@ impl Snapshot {
     /// # Errors
     /// `NotFound`; `Busy` where another process holds it.
     pub fn open(store: &Store, key: &str) -> Result<Snapshot> {
-        let (lock, record) = store.lock_snapshot(key, &|| false)?;
+        // Whoever holds it has it mounted, perhaps for days.
+        let (lock, record) = store.lock_snapshot(key, &|| true).map_err(|e| match e.kind() {
+            ErrorKind::Cancelled => Error::new(
+                ErrorKind::Busy,
+                format!("snapshot \"{}\" is in use by another process", crate::error::escape(key.as_bytes())),
+            ),
+            _ => e,
+        })?;
         Ok(Snapshot { store: store.clone(), record, _lock: lock })
     }
 

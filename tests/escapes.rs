@@ -80,6 +80,8 @@ fn catalogue(victim: &str, up: &str) -> Vec<(&'static str, Vec<Vec<EntrySpec>>)>
         ("root_as_a_symlink_by_slash", one(vec![symlink("/", victim), file("file", "x")])),
         ("s14_magic_link", one(vec![symlink("l", "/proc/self/root"), file("l/tmp/unply-magic", "x")])),
         ("magic_link_by_descriptor", one(vec![symlink("l", "/proc/self/fd/3"), file("l/x", "x")])),
+        ("s11_symlink_to_a_name_that_is_too_long", one(vec![symlink("l", "n".repeat(256)), file("l/x", "x")])),
+        ("l06_hard_link_below_its_own_target", one(vec![file("f", "x"), hardlink("f/h", "f")])),
         ("s12_symlink_loop", one(vec![symlink("a", "b"), symlink("b", "a"), file("a/x", "x")])),
         ("file_over_a_symlink_out", one(vec![symlink("f", v("/file")), file("f", "x").mode(0o777)])),
         ("file_over_a_lower_symlink_out", vec![vec![symlink("f", v("/file"))], vec![file("f", "x")]]),

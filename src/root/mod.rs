@@ -203,7 +203,8 @@ impl Dir {
     pub fn stat(&self, name: &[u8]) -> Result<Option<Stat>> {
         match rustix::fs::statat(&*self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(st) => Ok(Some(Stat::from_raw(&st))),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            // A name that is too long cannot be there.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(None),
             Err(e) => Err(failed("fstatat", name, e)),
         }
     }
@@ -218,7 +219,7 @@ impl Dir {
         match rustix::fs::readlinkat(&*self.0, name, Vec::new()) {
             Ok(target) => Ok(ReadLink::Target(target.into_bytes())),
             Err(Errno::INVAL) => Ok(ReadLink::NotALink),
-            Err(Errno::NOENT) => Ok(ReadLink::Nothing),
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(ReadLink::Nothing),
             Err(e) => Err(failed("readlinkat", name, e)),
         }
     }

@@ -204,8 +204,7 @@ impl<'o> Layer<'o> {
     fn imply(&mut self, parent: DirId, dir: &Dir, name: &[u8], by: &Meta) -> Result<DirId> {
         check_implied(name)?;
         self.make_dir_clean(dir, name)?;
-        let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: by.mtime, atime: by.mtime };
-        Ok(self.dirs.add(parent, name, false, NodeMeta { meta, xattrs: Vec::new() }))
+        Ok(self.dirs.add(parent, name, false, implied_meta(by.mtime)))
     }
 
     fn make_dir_clean(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
@@ -533,10 +532,20 @@ impl<'o> Layer<'o> {
     }
 }
 
+/// Refuses a walk that met more than [`MAX_SYMLINKS`] symlinks.
+pub(crate) fn too_many_symlinks() -> Error {
+    Error::new(ErrorKind::Malformed, format!("more than {MAX_SYMLINKS} symlinks on the way (S12)"))
+}
+
+/// The metadata of a directory that nobody describes, implied by an entry of this mtime.
+pub(crate) fn implied_meta(mtime: Timestamp) -> NodeMeta {
+    NodeMeta { meta: Meta { mode: 0o755, uid: 0, gid: 0, mtime, atime: mtime }, xattrs: Vec::new() }
+}
+
 /// Puts a symlink's target before the components still to go and returns where the walk goes on.
 fn expand(target: &[u8], here: DirId, links: usize, todo: &mut Vec<Vec<u8>>) -> Result<DirId> {
     if links > MAX_SYMLINKS {
-        return Err(Error::new(ErrorKind::Malformed, format!("more than {MAX_SYMLINKS} symlinks on the way (S12)")));
+        return Err(too_many_symlinks());
     }
     for component in target.split(|&b| b == b'/').rev() {
         if !component.is_empty() && component != b"." {

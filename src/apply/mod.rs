@@ -30,6 +30,7 @@ use crate::tar::{self, Parser, Step};
 
 pub use facts::{LayerFacts, RootMeta};
 pub(crate) use finish::{Marker, finish_root};
+pub(crate) use lay::{MAX_SYMLINKS, implied_meta, too_many_symlinks};
 pub(crate) use plan::check_implied;
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
 

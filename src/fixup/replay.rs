@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 
 use crate::apply::journal::{Reader, Record};
-use crate::apply::{LiteralPath, Node, check_implied};
+use crate::apply::{LiteralPath, MAX_SYMLINKS, Node, check_implied, implied_meta, too_many_symlinks};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::merge::Marks;
 use crate::policy::LowerSymlinks;
@@ -12,9 +12,6 @@ use crate::root::{Meta, NodeMeta};
 
 use super::FixupInput;
 use super::tree::{Child, DirId, DirMeta, InodeId, ROOT, Tree};
-
-/// Symlinks expanded in one walk (S12).
-const MAX_SYMLINKS: usize = 40;
 
 /// Something that a marker hides; sorted parents first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -230,10 +227,7 @@ impl Replay {
                         links += 1;
                         self.redirects += u64::from(!own);
                         if links > MAX_SYMLINKS {
-                            return Err(Error::new(
-                                ErrorKind::Malformed,
-                                format!("more than {MAX_SYMLINKS} symlinks on the way (S12)"),
-                            ));
+                            return Err(too_many_symlinks());
                         }
                         here = expand(&target, here, &mut todo);
                         continue;
@@ -242,8 +236,7 @@ impl Replay {
                 None => {}
             }
             check_implied(&component)?;
-            let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: by.mtime, atime: by.mtime };
-            here = self.tree.make_dir(here, &component, NodeMeta { meta, xattrs: Vec::new() });
+            here = self.tree.make_dir(here, &component, implied_meta(by.mtime));
         }
         Ok(here)
     }
@@ -267,10 +260,7 @@ impl Replay {
                     }
                     links += 1;
                     if links > MAX_SYMLINKS {
-                        return Err(Error::new(
-                            ErrorKind::Malformed,
-                            format!("more than {MAX_SYMLINKS} symlinks on the way (S12)"),
-                        ));
+                        return Err(too_many_symlinks());
                     }
                     here = expand(&target, here, &mut todo);
                 }
@@ -359,8 +349,7 @@ impl Replay {
         if let Some(Child::Leaf { inode, own: true }) = self.tree.child(parent, name)?
             && self.tree.symlink(inode)?.is_none()
         {
-            let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime, atime: mtime };
-            self.tree.make_dir(parent, name, NodeMeta { meta, xattrs: Vec::new() });
+            self.tree.make_dir(parent, name, implied_meta(mtime));
         }
         Ok(())
     }

@@ -109,6 +109,7 @@ impl Layer<'_> {
                 format!("{} entries belong to the caller: only one id is mapped here (R-31)", self.squashed()),
             ));
         }
+        self.refused_in_all(warn);
         let file = self.journal.finish()?;
         drop(file);
         Ok(self.facts)
@@ -184,7 +185,8 @@ impl Layer<'_> {
             return finish_root(&dir, self.options.ownership);
         }
         let node = std::mem::take(&mut self.dirs.info_mut(id).meta);
-        let path = if node.xattrs.is_empty() { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
+        let rare = lay::rare_time(node.meta.mtime);
+        let path = if node.xattrs.is_empty() && !rare { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
         if self.options.ownership == Ownership::Keep {
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             if (node.meta.uid, node.meta.gid) != me {
@@ -206,7 +208,12 @@ impl Layer<'_> {
             marker.holds_whiteouts(&dir, opaque)?;
         }
         fdmeta::set_mode_fd(&dir, node.meta.mode).map_err(|e| call_failed("fchmod", e))?;
-        fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))
+        fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))?;
+        if rare {
+            let kept = fdmeta::mtime_fd(&dir).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(node.meta.mtime, kept, &path, warn);
+        }
+        Ok(())
     }
 }
 

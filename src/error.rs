@@ -237,7 +237,8 @@ fn kind_of_io(err: &std::io::Error) -> ErrorKind {
     match err.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
         Some(libc::EPERM | libc::EACCES) => ErrorKind::NotPermitted,
-        Some(libc::EROFS | libc::ENOSYS | libc::EOPNOTSUPP) => ErrorKind::Unsupported,
+        // EFBIG: larger than the file system can address (B9).
+        Some(libc::EROFS | libc::ENOSYS | libc::EOPNOTSUPP | libc::EFBIG) => ErrorKind::Unsupported,
         Some(libc::EBUSY | libc::ETXTBSY) => ErrorKind::Busy,
         Some(libc::ENOENT) => ErrorKind::NotFound,
         Some(libc::EEXIST) => ErrorKind::AlreadyExists,

@@ -111,8 +111,13 @@ fn framing() -> Vec<Archive> {
         bad("t03_cut_in_an_extension_header", &["T3"], new().pax(&[("path", "x")]).unfinished()[..700].to_vec()),
         same("t04_bytes_behind_the_end", &["T4", "Z6"], ended().raw("garbage").unfinished(), file_a())
             .warns(&["data-after-end"]),
-        same("t04_blocks_behind_the_end", &["T4", "Z6"], ended().zeros(9 * BLOCK).raw([7; 2000]).unfinished(), file_a())
-            .warns(&["data-after-end"]),
+        same(
+            "t04_blocks_behind_the_end",
+            &["T4", "Z6"],
+            ended().zeros(9 * BLOCK).raw([7; 2000]).unfinished(),
+            file_a(),
+        )
+        .warns(&["data-after-end"]),
         same("t05_a_second_archive", &["T5"], ended().raw(b()).finish(), file_a()).warns(&["data-after-end"]),
         same("t05_a_second_archive_behind_padding", &["T5"], ended().zeros(10240).raw(b()).finish(), file_a())
             .warns(&["data-after-end"]),
@@ -167,15 +172,13 @@ fn types() -> Vec<Archive> {
             new().member(header(b'0', "f/"), "x").finish(),
             [file("f", "x")],
         ),
+        same("t09_a_v7_file_without_a_type", &["T9"], new().member(v7(header(0, "f")), "x").finish(), [file("f", "x")]),
         same(
-            "t09_a_v7_file_without_a_type",
-            &["T9"],
-            new().member(v7(header(0, "f")), "x").finish(),
-            [file("f", "x")],
+            "t10_contiguous_file",
+            &["T10", "R-12"],
+            new().member(header(b'7', "c"), "abc").finish(),
+            [file("c", "abc")],
         ),
-        same("t10_contiguous_file", &["T10", "R-12"], new().member(header(b'7', "c"), "abc").finish(), [file(
-            "c", "abc",
-        )]),
         bad("t11_unknown_type", &["T11", "R-12"], of_type(b'Z')),
         bad("t11_socket", &["T11", "R-12"], of_type(b's')),
         bad("t11_type_space", &["T11", "R-12"], of_type(b' ')),
@@ -264,9 +267,12 @@ fn names() -> Vec<Archive> {
                 .finish(),
             [file(b"\xff\xfe", "1")],
         ),
-        same("t28_an_empty_name_is_the_root", &["T28", "D3"], new().header(&header(b'5', "")).raw(a().finish()).finish(), [
-            file("a", "1"),
-        ]),
+        same(
+            "t28_an_empty_name_is_the_root",
+            &["T28", "D3"],
+            new().header(&header(b'5', "")).raw(a().finish()).finish(),
+            [file("a", "1")],
+        ),
         bad("t28_a_file_without_a_name", &["T28", "D4"], new().member(header(b'0', ""), "x").finish()),
         same(
             "t29_only_posix_headers_have_a_prefix",
@@ -310,14 +316,18 @@ fn pax() -> Vec<Archive> {
             .finish()
     };
     vec![
-        same("t14_pax_size_before_a_long_name", &["T14"], outer(new().gnu_long_name("long")), [
-            file("long", &data),
-            file("after", "2"),
-        ]),
-        same("t14_pax_size_before_a_global_header", &["T14"], outer(new().pax_global(&[("comment", "c")])), [
-            file("f", &data),
-            file("after", "2"),
-        ]),
+        same(
+            "t14_pax_size_before_a_long_name",
+            &["T14"],
+            outer(new().gnu_long_name("long")),
+            [file("long", &data), file("after", "2")],
+        ),
+        same(
+            "t14_pax_size_before_a_global_header",
+            &["T14"],
+            outer(new().pax_global(&[("comment", "c")])),
+            [file("f", &data), file("after", "2")],
+        ),
         same("t15_pax_size_over_a_size_of_0", &["T15"], sized(0), [file("f", hidden()), file("after", "2")]),
         same("t15_pax_size_over_a_smaller_size", &["T15"], sized(1), [file("f", hidden()), file("after", "2")]),
         same("t15_pax_size_over_a_larger_size", &["T15"], sized(4096), [file("f", hidden()), file("after", "2")]),
@@ -339,7 +349,11 @@ fn pax() -> Vec<Archive> {
             [file("two", "1")],
         ),
         bad("t19_a_record_too_long", &["T19"], new().pax_of_type(b'x', "13 path=name").raw(a().unfinished()).finish()),
-        bad("t19_a_record_too_short", &["T19"], new().pax_of_type(b'x', "11 path=name\n").raw(a().unfinished()).finish()),
+        bad(
+            "t19_a_record_too_short",
+            &["T19"],
+            new().pax_of_type(b'x', "11 path=name\n").raw(a().unfinished()).finish(),
+        ),
         bad("t19_no_equals_sign", &["T19"], new().pax_of_type(b'x', "12 path:name\n").raw(a().unfinished()).finish()),
         bad("t19_no_newline", &["T19"], new().pax_of_type(b'x', "12 path=name ").raw(a().unfinished()).finish()),
         same(
@@ -361,7 +375,10 @@ fn pax() -> Vec<Archive> {
         same(
             "t23_a_global_header_makes_no_parents",
             &["T23", "R-13"],
-            new().member(Header::new(b'g', "no/such/place"), pax_records(&[("comment", "c")])).raw(a().unfinished()).finish(),
+            new()
+                .member(Header::new(b'g', "no/such/place"), pax_records(&[("comment", "c")]))
+                .raw(a().unfinished())
+                .finish(),
             file_a(),
         ),
     ]
@@ -431,12 +448,18 @@ fn metadata() -> Vec<Archive> {
                 .finish(),
             [file("a", "1").owner(5, 6), file("b", "2")],
         ),
-        same("m09_time_before_1970", &["M9", "R-8"], with(&[("mtime", "-1.5")]), [
-            file("a", "1").mtime_nanos(-2, 500_000_000)
-        ]),
-        same("m09_time_beyond_32_bits", &["M9", "R-8"], with(&[("mtime", "5000000000.25")]), [
-            file("a", "1").mtime_nanos(5_000_000_000, 250_000_000)
-        ]),
+        same(
+            "m09_time_before_1970",
+            &["M9", "R-8"],
+            with(&[("mtime", "-1.5")]),
+            [file("a", "1").mtime_nanos(-2, 500_000_000)],
+        ),
+        same(
+            "m09_time_beyond_32_bits",
+            &["M9", "R-8"],
+            with(&[("mtime", "5000000000.25")]),
+            [file("a", "1").mtime_nanos(5_000_000_000, 250_000_000)],
+        ),
         same(
             "m13_xattrs_of_libarchive",
             &["M13", "R-17"],
@@ -457,7 +480,12 @@ fn metadata() -> Vec<Archive> {
             file_a(),
         )
         .warns(&["pax-key-not-applied"]),
-        same("m22_file_flags_are_never_set", &["M22", "M14"], with(&[("SCHILY.fflags", "immutable,nodump,append")]), file_a())
-            .warns(&["pax-key-not-applied"]),
+        same(
+            "m22_file_flags_are_never_set",
+            &["M22", "M14"],
+            with(&[("SCHILY.fflags", "immutable,nodump,append")]),
+            file_a(),
+        )
+        .warns(&["pax-key-not-applied"]),
     ]
 }

@@ -159,7 +159,10 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "m21_the_largest_xattr_that_linux_stores",
             &["M21"],
-            vec![vec![file("f", "").xattr("user.big", [7; 65_536]), dir("d/").xattr(format!("user.{}", "n".repeat(250)), "v")]],
+            vec![vec![
+                file("f", "").xattr("user.big", [7; 65_536]),
+                dir("d/").xattr(format!("user.{}", "n".repeat(250)), "v"),
+            ]],
             vec![
                 ("f", f("").xattr("user.big", [7; 65_536])),
                 ("d", d().xattr(&format!("user.{}", "n".repeat(250)), "v")),

@@ -26,7 +26,9 @@ fn names_are_unique_and_start_with_a_rule() {
     for archive in &archives {
         let rule = archive.rules.first().expect("an archive guards a rule");
         let (letter, number) = rule.split_at(1);
-        assert!(archive.name.starts_with(&format!("{}{number:0>2}_", letter.to_lowercase())) || archive.rules.len() > 1);
+        assert!(
+            archive.name.starts_with(&format!("{}{number:0>2}_", letter.to_lowercase())) || archive.rules.len() > 1
+        );
     }
     assert!(cases.len() >= 120, "{} cases", cases.len());
     assert!(cases.iter().all(|case| !case.rules.is_empty()));

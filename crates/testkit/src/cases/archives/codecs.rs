@@ -56,10 +56,10 @@ pub(super) fn archives() -> Vec<Archive> {
     let mut stargz = a()
         .member(header(b'0', ".prefetch.landmark"), [0x0f])
         .member(header(b'0', "stargz.index.json"), "{\"version\":1,\"entries\":[]}");
-    let stargz_entries = [file_a(), vec![
-        file(".prefetch.landmark", [0x0f]),
-        file("stargz.index.json", "{\"version\":1,\"entries\":[]}"),
-    ]]
+    let stargz_entries = [
+        file_a(),
+        vec![file(".prefetch.landmark", [0x0f]), file("stargz.index.json", "{\"version\":1,\"entries\":[]}")],
+    ]
     .concat();
     let at = stargz.offset() as usize;
     stargz = stargz.zeros(1024);

@@ -54,12 +54,7 @@ pub(super) fn archives() -> Vec<Archive> {
     ];
     let mebibyte = || file("f", vec![0; 1 << 20]);
     vec![
-        same(
-            "t25_old_gnu_sparse_file",
-            &["T25"],
-            after(new().member(old(20, &[(2, 4), (10, 3)]), STORED)),
-            expanded(),
-        ),
+        same("t25_old_gnu_sparse_file", &["T25"], after(new().member(old(20, &[(2, 4), (10, 3)]), STORED)), expanded()),
         same(
             "t25_old_gnu_sparse_file_with_an_extension_block",
             &["T25"],

@@ -13,7 +13,7 @@ use super::facts::LayerFacts;
 use super::journal::{Reader, Record};
 use super::lay::{Layer, call_failed};
 use super::plan::LiteralPath;
-use super::{Warning, lay};
+use super::{Warning, lay, unheld};
 
 /// Writes overlayfs's marks into a directory of one layer
 /// (<https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories>).
@@ -185,7 +185,7 @@ impl Layer<'_> {
             return finish_root(&dir, self.options.ownership);
         }
         let node = std::mem::take(&mut self.dirs.info_mut(id).meta);
-        let rare = lay::rare_time(node.meta.mtime);
+        let rare = unheld::rare_time(node.meta.mtime);
         let path = if node.xattrs.is_empty() && !rare { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
         if self.options.ownership == Ownership::Keep {
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());

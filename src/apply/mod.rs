@@ -19,6 +19,7 @@ pub mod journal;
 mod lay;
 mod links;
 pub mod plan;
+mod unheld;
 
 use std::fs::File;
 use std::io::{BufRead, ErrorKind as IoErrorKind};

@@ -323,7 +323,7 @@ fn xattrs_of(
     takes_user: bool,
     options: &PlanOptions,
     warn: &mut dyn FnMut(Warning),
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+) -> Result<Xattrs, Error> {
     let mut out = Vec::with_capacity(entry.xattrs.len());
     for (name, value) in &entry.xattrs {
         let capability = if name == CAPABILITY { Some(Capability::read(value)?) } else { None };
@@ -357,6 +357,9 @@ fn xattrs_of(
     }
     Ok(out)
 }
+
+/// Names and values, in archive order.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What a `security.capability` says (<https://man7.org/linux/man-pages/man7/capabilities.7.html>, *File capability
 /// extended attribute versioning*).

@@ -739,7 +739,7 @@ fn n06_a_single_layer_is_an_overlay_and_no_bind() {
             assert_eq!(raw_listing(target), ["d"], "{backend:?}");
             assert_eq!(raw_listing(target.join("d")), ["kept"], "{backend:?}");
             assert_eq!(find_mount(target).unwrap().unwrap().fs_type, "overlay");
-            let marks = crate::root::xattrs_of(&sys::open_dir(&target.join("d")).unwrap()).unwrap();
+            let marks = crate::root::xattrs_of(sys::open_dir(&target.join("d")).unwrap()).unwrap();
             assert!(marks.is_empty(), "{backend:?}: {marks:?}");
         });
     });

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use testkit::image::{ImageSpec, OciLayout};
-use testkit::{DescribeOptions, EntrySpec, Tree, describe};
+use testkit::model::Model;
+use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe};
 use unply::digest::DiffId;
 use unply::error::Result;
 use unply::image::Reference;
@@ -80,6 +81,26 @@ pub fn corpus() -> PathBuf {
     path
 }
 
+/// What a place can keep.
+pub struct Place {
+    pub in_user_namespace: bool,
+    pub one_id: bool,
+}
+
+impl Place {
+    /// Whether it can show the image at all: a user namespace has no devices, and not every owner.
+    pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
+        use testkit::EntryKind::{Block, Char};
+        let fits = |e: &EntrySpec| {
+            let device = matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
+            let owners = e.uid < 65536 && e.gid < 65536;
+            let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
+            !self.in_user_namespace || (!device && (owners || self.one_id) && xattrs)
+        };
+        layers.iter().flatten().all(fits)
+    }
+}
+
 /// A place with its own mounts, which go with the thread.
 pub struct Lab {
     dir: tempfile::TempDir,
@@ -103,16 +124,9 @@ impl Lab {
         self.dir.path()
     }
 
-    /// Whether this place can show the image at all: a user namespace has no devices, and not every owner.
+    /// Whether this place can show the image at all.
     pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
-        use testkit::EntryKind::{Block, Char};
-        let fits = |e: &EntrySpec| {
-            let device = matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
-            let owners = e.uid < 65536 && e.gid < 65536;
-            let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
-            !self.in_user_namespace || (!device && (owners || self.one_id) && xattrs)
-        };
-        layers.iter().flatten().all(fits)
+        Place { in_user_namespace: self.in_user_namespace, one_id: self.one_id }.can_hold(layers)
     }
 
     /// Leaves out what the place cannot keep.
@@ -138,6 +152,33 @@ impl Lab {
         let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
         every_way_of(work.path(), &self.store, &reference, &options, &|path| self.describe(path))
     }
+}
+
+/// Compares what [`Lab::every_way`] gave with the reference model; returns what is wrong.
+pub fn check_image(
+    lab: &Lab,
+    name: &str,
+    layers: &[Vec<EntrySpec>],
+    options: testkit::model::Options,
+    results: &Result<Vec<(&'static str, Tree)>>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    match (Model::of_image(options, layers), results) {
+        (Err(_), Err(_)) => {}
+        (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
+        (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
+        (Ok(model), Ok(trees)) => {
+            let expected = lab.comparable(model.tree());
+            for (way, tree) in trees {
+                let differences = compare(&expected, &lab.comparable(tree.clone()));
+                if !differences.is_empty() {
+                    wrong.push(format!("{name}, {way} (expected: model):"));
+                    wrong.extend(differences.iter().take(12).map(|d| format!("    {d}")));
+                }
+            }
+        }
+    }
+    wrong
 }
 
 /// Brings one image in every way and describes each result.

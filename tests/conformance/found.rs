@@ -32,6 +32,7 @@ pub struct Test {
 }
 
 /// What stands in the sources.
+#[derive(Default)]
 pub struct Found {
     pub tests: Vec<Test>,
     /// Names that break the convention.
@@ -41,7 +42,7 @@ pub struct Found {
 impl Found {
     /// Looks through testkit and the sources.
     pub fn look() -> Found {
-        let mut found = Found { tests: Vec::new(), faults: Vec::new() };
+        let mut found = Found::default();
         for case in cases::all() {
             found.case(&case);
         }
@@ -86,11 +87,14 @@ impl Found {
         self.tests.push(Test { sort: Sort::Image, name: case.name.to_owned(), rules });
     }
 
-    fn functions(&mut self, text: &str) {
+    /// Takes the test functions of a source file.
+    pub fn functions(&mut self, text: &str) {
         let mut is_test = false;
         for line in text.lines().map(str::trim) {
             if line.starts_with("#[test]") {
                 is_test = true;
+            } else if line.starts_with("#[ignore") {
+                is_test = false;
             } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("pub fn "))
                 && std::mem::take(&mut is_test)
             {

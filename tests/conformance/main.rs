@@ -61,6 +61,23 @@ fn every_rule_has_a_test_or_a_reason() {
     );
 }
 
+/// The finder itself must be able to fail: what runs nowhere, or is named otherwise, counts for nothing.
+#[test]
+fn tests_are_found_by_their_names_alone() {
+    let mut found = Found::default();
+    let line = |attributes: &str, name: &str| format!("    {attributes}\n    fn {name}() {{\n");
+    found.functions(&line("#[test]", "t04_z11_both"));
+    found.functions(&line("#[inline]", "t05_a_helper"));
+    found.functions(&line("#[test]\n#[ignore]", "t06_runs_nowhere"));
+    found.functions(&line("#[test]", "names_t7_one_digit_or_t99_no_rule"));
+    found.functions(&line("#[test]", "t8_one_digit"));
+    found.functions(&line("#[test]", "t99_no_rule"));
+    let counts = ["T4", "Z11", "T5", "T6", "T7", "T8"].map(|id| found.of(catalogue::Id::parse(id).unwrap()).len());
+    assert_eq!(counts, [1, 1, 0, 0, 0, 0]);
+    assert_eq!(found.faults.len(), 2, "{:?}", found.faults);
+    assert_ne!(page::difference("a\nb\n", "a\nc\n"), page::difference("a\n", "a\n"));
+}
+
 #[test]
 fn the_page_says_what_this_run_gave() {
     let name = "the_page_says_what_this_run_gave";

@@ -52,7 +52,7 @@ difference anywhere, and this page cannot be written.
 ids. {inside_one} of the images can exist in the first and {inside} in the second; the others hold devices, owners outside the map or
 xattrs of `trusted.` and `security.`. The three ways and the model must agree there too.
 
-**What a cell says.** *Result* counts the images, the test functions named after the rule, which run in the same `cargo test`, and the
+**What a cell says.** *Result* counts the images, the test functions named after the rule, which `cargo test --workspace` runs too, and the
 entries of the escape catalogue. For the tools: `same` means unply's result; otherwise what they do instead; `—` that
 nothing is recorded. `[m]` was measured with {tools}
 on Linux 6.18. `[s]` is by source: code, tests, change logs or issues, partly of other versions. podman stands for
@@ -173,7 +173,7 @@ Where specification and tools disagree, or say nothing, unply does this. The las
         let by: Vec<String> =
             rules.iter().filter(|r| r.rulings.contains(&ruling.number)).map(|r| r.id.to_string()).collect();
         let by = if by.is_empty() { "—".to_owned() } else { by.join(", ") };
-        let option = ruling.option.map_or("—".to_owned(), |o| format!("`{o}`"));
+        let option = ruling.option.unwrap_or("—");
         let against = ruling.against.unwrap_or("—");
         writeln!(out, "| R-{} | {} | {} | {option} | {by} | {against} |", ruling.number, ruling.question, ruling.says)
             .unwrap();
@@ -186,7 +186,7 @@ fn untested(out: &mut String, rules: &[Rule]) {
     writeln!(out, "\n## Not tested here\n").unwrap();
     for rule in rules {
         if let Some(why) = rule.untested {
-            writeln!(out, "* {} ({}): {why}.", rule.id, rule.says.trim_end_matches('.')).unwrap();
+            writeln!(out, "* {}: {} {why}.", rule.id, rule.says).unwrap();
         }
     }
 }

@@ -27,22 +27,22 @@ pub fn rulings() -> Vec<Ruling> {
         )
         .against("containerd, Docker and podman, whose flat and layered results differ"),
         ruling(2, "Root entry `./`", "Recorded, not applied: the root is 0755 0:0. Any other type there is refused.")
-            .option("--root-entry apply")
+            .option("`--root-entry apply`")
             .against("the letter of the specification, whose example has `./`; umoci"),
         ruling(
             3,
             "A parent is a symlink of a lower layer",
             "Resolved inside the root, as tar and the specification have it; an event names the entry.",
         )
-        .option("--lower-symlinks shadow")
+        .option("`--lower-symlinks shadow`")
         .against("what containerd, Docker and podman show: a directory in place of the symlink"),
         ruling(4, "Directories that exist only to hold a whiteout of nothing", "They do not appear.")
             .against("containerd, Docker, podman"),
         ruling(5, "`..` in names", "Clamped at the root, with a warning.")
-            .option("--strict refuses")
+            .option("`--strict` refuses")
             .against("go-archive 0.3 and later, which refuses"),
         ruling(6, "Duplicate entries", "The last one wins, with a warning; earlier hard links keep the old inode.")
-            .option("--strict refuses")
+            .option("`--strict` refuses")
             .against("Docker and podman, which refuse them"),
         ruling(7, "Metadata in a hard link's header", "Applied to the shared inode, except where it is a symlink.")
             .against("umoci, GNU tar"),
@@ -61,17 +61,17 @@ pub fn rulings() -> Vec<Ruling> {
         )
         .against("all four, which always apply it"),
         ruling(11, "`security.selinux`", "Dropped with a warning.")
-            .option("--selinux keep")
+            .option("`--selinux keep`")
             .against("containerd, Docker"),
         ruling(12, "Entry types", "Unknown ones are refused; `7` is a file, `V` skipped, `D` a directory, `X` is PAX.")
             .against("POSIX and GNU tar (unknown types are files); all four tools (they refuse `7`, `V`, `D`, `X`)"),
         ruling(13, "Global PAX headers", "Not applied, with a warning unless they hold only a comment.")
             .against("POSIX and GNU tar, which apply them; umoci, which refuses them"),
         ruling(14, "Character device 0:0", "Skipped with a warning: it is no whiteout.")
-            .option("--strict refuses")
+            .option("`--strict` refuses")
             .against("all four"),
         ruling(15, "Entries below a `.wh.` name", "Skipped with a warning; no such name reaches the disk.")
-            .option("--strict refuses")
+            .option("`--strict` refuses")
             .against("all four"),
         ruling(16, "PAX path with a GNU long name; two PAX headers", "Refused as ambiguous.")
             .against("GNU tar, bsdtar and Python, which choose differently"),

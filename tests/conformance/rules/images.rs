@@ -10,7 +10,7 @@ pub fn compression() -> Vec<Rule> {
             .ruled(20)
             .same(Measured, &[Containerd])
             .differ(Measured, &[Podman, Umoci], "error"),
-        rule("Z3", "Any other bytes there refuse the layer.")
+        rule("Z3", "Any other bytes after the last gzip member refuse the layer.")
             .ruled(20)
             .differ(Measured, &[Containerd], "accepted")
             .same(Measured, &[Podman, Umoci]),

@@ -16,7 +16,7 @@ pub fn metadata() -> Vec<Rule> {
         rule("M6", "A device number that Linux would cut refuses the layer.").ruled(18).differ(
             Measured,
             ALL,
-            "cut to 0:0, a whiteout",
+            "cut to 0:0",
         ),
         rule("M7", "User and group names are ignored; numbers count."),
         rule("M8", "Nanoseconds of times are kept.").same(Measured, ALL),

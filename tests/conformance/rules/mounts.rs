@@ -29,19 +29,23 @@ pub fn mounts() -> Vec<Rule> {
             "Every option that a host could preset is stated: index, redirect_dir, metacopy, nfs_export, xino.",
         )
         .says(Source, &[Containerd], "`index=off` only"),
-        rule("N11", "A new upper's root has the metadata of the root below it.").same(Source, &[Containerd]),
-        rule("N12", "Idmapped layers.")
+        rule("N11", "A new upper's root has the metadata of the root below it.").says(
+            Source,
+            &[Containerd],
+            "the owner",
+        ),
+        rule("N12", "Layers are not idmapped.")
             .says(Source, &[Containerd, Podman], "offered")
-            .untested("not offered: a store belongs to one id mapping, and a user namespace unpacks its own"),
+            .untested("Not offered: a store keeps the owners of one id mapping"),
         rule("N13", "What overlayfs can do is found out by a mount of a small tree, not by version.").says(
             Source,
             &[Containerd],
-            "asks for `userxattr` likewise",
+            "probes for `userxattr`",
         ),
         rule("N14", "Whether listings tell types (`d_type`) is found out by trying.").same(Source, &[Containerd]),
-        rule("N15", "SELinux `context=` of a mount.")
+        rule("N15", "Mounts carry no SELinux `context=`.")
             .says(Source, &[Podman], "offered")
-            .untested("not offered: labels of a mount are the runtime's choice, made where the mount is attached"),
+            .untested("Not offered, and the machines that test have no SELinux"),
         rule("N16", "Unmounting names who keeps a mount busy; it is lazy only when asked."),
         rule("N17", "Mounts appear in the caller's namespace; working directory and umask of the process stay.")
             .says(Source, &[Containerd], "forks to change directory")
@@ -53,7 +57,7 @@ pub fn limits() -> Vec<Rule> {
     vec![
         rule(
             "B1",
-            "More than 2,000 bytes from each compressed one, after 256 MiB, is a bomb; a byte limit can be set.",
+            "Over 2,000 bytes out for each byte in, once 256 MiB were produced, refuse the layer; a byte limit can be set.",
         )
         .says(Source, &[Docker], "CVE-2017-14992"),
         rule("B2", "A layer has at most 10,000,000 entries."),
@@ -69,7 +73,7 @@ pub fn limits() -> Vec<Rule> {
         ),
         rule("B9", "Nothing is allocated for a size that a header claims, in memory or on disk."),
         rule("B10", "Work can be cancelled at any point, and leaves nothing."),
-        rule("B11", "What is remembered of an entry is bounded: memory does not hold a layer's paths.").says(
+        rule("B11", "Memory holds the directories of a layer, not its files; entries are bounded (B2).").says(
             Source,
             &[Umoci],
             "holds all paths in memory",
@@ -83,10 +87,10 @@ pub fn further() -> Vec<Rule> {
         rule("X2", "A layer directory serves every chain: what depends on lower layers stands in a fix-up beside it."),
         rule("X3", "Metadata of a directory that no entry describes comes from the lower layer that shows it, not from a hidden one.")
             .differ(Source, &[Containerd], "looks below opaque directories"),
-        rule("X4", "Its xattrs come along.").says(Source, &[Containerd], "all but `trusted.*`"),
+        rule("X4", "The xattrs of such a directory come along.").says(Source, &[Containerd], "all but `trusted.*`"),
         rule("X5", "What is gone is gone from listings, lookup and open, and its parent can be removed through a mount."),
         rule("X6", "Usage counts a whiteout as no bytes, and all whiteouts of a layer as one inode."),
-        rule("X7", "Diffs and export.").untested("not offered: unply unpacks images and writes none"),
+        rule("X7", "Layers are not exported.").untested("Not offered: unply unpacks images and writes none"),
         rule("X8", "An opaque marker counts by its name, also as a directory or with a trailing slash."),
         rule("X9", "`./a` and `a` are one path, for duplicates too."),
         rule("X10", "An entry below the layer's own new symlink lands at its target; the lower directory of that name is hidden."),

@@ -49,8 +49,8 @@ pub fn symlinks() -> Vec<Rule> {
         rule("S2", "An entry below a symlink of its own layer lands where the symlink leads.").same(Measured, ALL),
         rule("S3", "An absolute target starts at the root of the image: `var/run -> /run` works.")
             .same(Measured, &[Containerd, Umoci])
-            .says(Measured, &[Docker], "same; 29.7.0 broke it")
-            .says(Measured, &[Podman], "same; 5.8.7 broke it"),
+            .says(Source, &[Docker], "same [m]; 29.7.0 broke it")
+            .says(Source, &[Podman], "same [m]; 5.8.7 broke it"),
         rule("S4", "A target above the root is clamped at the root, and what is missing on the way is made.")
             .same(Measured, &[Containerd, Umoci])
             .differ(Measured, &[Docker, Podman], "error: no such file"),
@@ -68,7 +68,7 @@ pub fn symlinks() -> Vec<Rule> {
         rule("S9", "`/a`, `//a`, `./a` and `b/../a` are `a`.").same(Measured, ALL),
         rule("S10", "An entry below a file replaces the file by a directory: the last entry wins.")
             .differ(Measured, LAYERED, "error: not a directory")
-            .says(Measured, &[Umoci], "error; same since 0.5"),
+            .says(Source, &[Umoci], "error [m]; same since 0.5"),
         rule(
             "S11",
             "A component over 255 bytes is refused; a path may have 64 KiB and 1,024 components, beyond PATH_MAX.",
@@ -90,7 +90,7 @@ pub fn directories() -> Vec<Rule> {
             .says(Measured, &[Containerd], "same, but new ones are dated now")
             .differ(Measured, &[Docker, Podman], "reset to 0755 0:0")
             .differ(Source, &[Umoci], "0777 through the umask"),
-        rule("D2", "Missing parents of a directory entry are treated alike.").says(
+        rule("D2", "Missing parents of a directory entry get their metadata as in D1.").says(
             Source,
             &[Docker],
             "29.7 broke it (moby#53257)",

@@ -81,26 +81,6 @@ pub fn corpus() -> PathBuf {
     path
 }
 
-/// What a place can keep.
-pub struct Place {
-    pub in_user_namespace: bool,
-    pub one_id: bool,
-}
-
-impl Place {
-    /// Whether it can show the image at all: a user namespace has no devices, and not every owner.
-    pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
-        use testkit::EntryKind::{Block, Char};
-        let fits = |e: &EntrySpec| {
-            let device = matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
-            let owners = e.uid < 65536 && e.gid < 65536;
-            let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
-            !self.in_user_namespace || (!device && (owners || self.one_id) && xattrs)
-        };
-        layers.iter().flatten().all(fits)
-    }
-}
-
 /// A place with its own mounts, which go with the thread.
 pub struct Lab {
     dir: tempfile::TempDir,
@@ -124,9 +104,16 @@ impl Lab {
         self.dir.path()
     }
 
-    /// Whether this place can show the image at all.
+    /// Whether this place can show the image at all: a user namespace has no devices, and not every owner.
     pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
-        Place { in_user_namespace: self.in_user_namespace, one_id: self.one_id }.can_hold(layers)
+        use testkit::EntryKind::{Block, Char};
+        let fits = |e: &EntrySpec| {
+            let device = matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
+            let owners = e.uid < 65536 && e.gid < 65536;
+            let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
+            !self.in_user_namespace || (!device && (owners || self.one_id) && xattrs)
+        };
+        layers.iter().flatten().all(fits)
     }
 
     /// Leaves out what the place cannot keep.

@@ -30,7 +30,7 @@ pub fn render(run: &Run, found: &Found) -> String {
 fn introduction(out: &mut String, run: &Run) {
     let tools: Vec<String> = ALL.iter().map(|t| format!("{} {}", t.name().0, t.name().1)).collect();
     let tools = tools.join(", ");
-    let (images, refused, inside, inside_one) = (run.images(), run.refused(), run.fit(false), run.fit(true));
+    let (images, refused, inside, inside_one) = (run.images(), run.refused(), run.fit_many_ids, run.fit_one_id);
     writeln!(
         out,
         "# Conformance: every rule, what unply does, what others do

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use testkit::cases::{self, Case, Expect};
 
-use crate::common::{Lab, Place, check_image};
+use crate::common::{Lab, check_image};
 
 /// A run over the cases.
 pub struct Run {
@@ -13,6 +13,10 @@ pub struct Run {
     outcomes: BTreeMap<&'static str, bool>,
     /// Everything that was not as it must be.
     pub wrong: Vec<String>,
+    /// How many of all images a user namespace of one id can hold.
+    pub fit_one_id: usize,
+    /// How many one of 65,536 ids can hold.
+    pub fit_many_ids: usize,
 }
 
 impl Run {
@@ -20,15 +24,19 @@ impl Run {
     pub fn get() -> &'static Run {
         static RUN: OnceLock<Run> = OnceLock::new();
         RUN.get_or_init(|| {
-            let lab = Lab::new();
+            let mut lab = Lab::new();
             let only = std::env::var("UNPLY_CASE").ok();
-            let mut run = Run { outcomes: BTreeMap::new(), wrong: Vec::new() };
+            let mut run = Run { outcomes: BTreeMap::new(), wrong: Vec::new(), fit_one_id: 0, fit_many_ids: 0 };
             for case in cases::all() {
                 let asked = only.as_ref().is_none_or(|o| case.name.contains(o.as_str()));
                 if asked && lab.can_hold(&case.layers) {
                     run.case(&lab, &case);
                 }
             }
+            lab.in_user_namespace = true;
+            let fit = |lab: &Lab| cases::all().iter().filter(|c| lab.can_hold(&c.layers)).count();
+            (run.fit_many_ids, lab.one_id) = (fit(&lab), true);
+            run.fit_one_id = fit(&lab);
             run
         })
     }
@@ -68,11 +76,5 @@ impl Run {
 
     pub fn is_refused(&self, name: &str) -> bool {
         self.outcomes.get(name).copied().unwrap_or(false)
-    }
-
-    /// How many images a user namespace can hold, with one id or with 65,536.
-    pub fn fit(&self, one_id: bool) -> usize {
-        let place = Place { in_user_namespace: true, one_id };
-        cases::all().iter().filter(|c| place.can_hold(&c.layers)).count()
     }
 }

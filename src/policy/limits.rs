@@ -172,9 +172,12 @@ impl Limit {
                 "decompressed bytes for each compressed one",
                 "decompression bombs; legal layers of zeros reach 1,030",
             ),
-            Limit::RatioFloor => {
-                row("ratio-floor", Bytes, "decompressed bytes before the ratio counts", "small bombs in great number")
-            }
+            Limit::RatioFloor => row(
+                "ratio-floor",
+                Bytes,
+                "decompressed bytes before the ratio counts",
+                "bombs of whatever ratio beyond that size",
+            ),
             Limit::Entries => row("max-entries", Count, "entries of a layer", "inode exhaustion"),
             Limit::LayerMemory => row(
                 "max-layer-memory",

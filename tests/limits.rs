@@ -309,17 +309,17 @@ fn b8_documents_and_archives_over_a_limit_are_refused() {
     std::fs::write(&archive, layer(&members)).unwrap();
     let members = format!("oci-archive:{}", archive.display());
 
-    let cases: [(&str, &str, Limit, Vec<(Limit, u64)>); 6] = [
-        ("index", &big_index, Limit::JsonBytes, vec![]),
-        ("manifest", &big_manifest, Limit::ManifestBytes, vec![]),
-        ("config", &big_config, Limit::JsonBytes, vec![]),
-        ("index in index", &deep, Limit::IndexDepth, vec![]),
-        ("layers", &many_layers, Limit::Layers, vec![]),
-        ("members", &members, Limit::ArchiveMembers, vec![(Limit::ArchiveMembers, 1000)]),
+    let cases: [(&str, &str, Limit, &[(Limit, u64)]); 6] = [
+        ("index", &big_index, Limit::JsonBytes, &[]),
+        ("manifest", &big_manifest, Limit::ManifestBytes, &[]),
+        ("config", &big_config, Limit::JsonBytes, &[]),
+        ("index in index", &deep, Limit::IndexDepth, &[]),
+        ("layers", &many_layers, Limit::Layers, &[]),
+        ("members", &members, Limit::ArchiveMembers, &[(Limit::ArchiveMembers, 1000)]),
     ];
     for (what, image, limit, set) in cases {
-        let max = options(&set).limits.get(limit);
-        let flags = flags(&set);
+        let max = options(set).limits.get(limit);
+        let flags = flags(set);
         for run in [vec!["unpack", image, "out"], vec!["pull", image]] {
             let args: Vec<&str> = run.into_iter().chain(flags.iter().map(String::as_str)).collect();
             let (code, text) = program(MEMORY_KIB + (40 << 10), &small, &args, None);

@@ -309,7 +309,8 @@ fn b8_documents_and_archives_over_a_limit_are_refused() {
     std::fs::write(&archive, layer(&members)).unwrap();
     let members = format!("oci-archive:{}", archive.display());
 
-    let cases: [(&str, &str, Limit, &[(Limit, u64)]); 6] = [
+    type Set = &'static [(Limit, u64)];
+    let cases: [(&str, &str, Limit, Set); 6] = [
         ("index", &big_index, Limit::JsonBytes, &[]),
         ("manifest", &big_manifest, Limit::ManifestBytes, &[]),
         ("config", &big_config, Limit::JsonBytes, &[]),

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fixup::{FixupFacts, FixupInput, make_fixup};
 use crate::merge::{ChainView, Layer, Marks};
 use crate::mount::{Attached, MountPlan, Upper};
-use crate::policy::{Limits, RootEntry, TreeOptions};
+use crate::policy::{Limits, RootEntry, TreeOptions, WhiteoutForm};
 use crate::root::{Dir, Meta, NodeMeta};
 use crate::store::{
     Base, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
@@ -183,7 +183,7 @@ impl Chain {
 
     /// Returns the plan of a read-only view.
     pub fn view(&self) -> MountPlan {
-        MountPlan::view(self.lowerdirs(), self.store.flavour().xattr, &self.store.empty_dirs())
+        grounded(&self.store, MountPlan::view(self.lowerdirs(), self.store.flavour().xattr, &self.store.empty_dirs()))
     }
 
     /// Makes a writable snapshot under `key` on top of the chain, and takes the right to mount it.
@@ -248,6 +248,14 @@ fn make(
     made.pop().ok_or_else(|| Error::new(crate::error::ErrorKind::Other, "fix-up was not published"))
 }
 
+/// Completes a plan for the whiteouts that the store's layers have.
+fn grounded(store: &Store, plan: MountPlan) -> MountPlan {
+    match store.flavour().whiteouts {
+        WhiteoutForm::Xattr => plan.on_empty_ground(&store.empty_dirs()),
+        WhiteoutForm::CharDevice => plan,
+    }
+}
+
 impl Snapshot {
     /// Takes the right to mount a kept snapshot.
     ///
@@ -280,14 +288,15 @@ impl Snapshot {
         let flavour = self.store.flavour().xattr;
         let empty = self.store.empty_dirs();
         let lowers = self.record.lower_paths(&self.store);
-        match self.record.kind {
+        let plan = match self.record.kind {
             SnapshotKind::Active => {
                 let upper =
                     Upper { upper: self.record.upper_path(&self.store), work: self.record.work_path(&self.store) };
                 MountPlan::writable(lowers, upper, flavour, &empty)
             }
             _ => MountPlan::view(lowers, flavour, &empty),
-        }
+        };
+        grounded(&self.store, plan)
     }
 
     /// Mounts it at `target`.

@@ -119,14 +119,6 @@ pub fn apply_layer<R: BufRead>(
             Step::Entry(entry) => {
                 check()?;
                 entries += 1;
-                if entries > options.plan.limits.max_entries {
-                    return Err(Error::new(
-                        ErrorKind::Limit,
-                        format!("more than {} entries in one layer (--max-entries)", options.plan.limits.max_entries),
-                    )
-                    .with_entry(&entry.path)
-                    .with_offset(entry.offset));
-                }
                 one_entry(input, &mut layer, *entry, options, warn)?;
             }
         }

@@ -17,7 +17,7 @@ use std::fs::File;
 use crate::apply::journal::Reader;
 use crate::error::Result;
 use crate::merge::{ChainView, Layer, Marks};
-use crate::policy::{LowerSymlinks, Ownership};
+use crate::policy::{Limits, LowerSymlinks, Ownership};
 use crate::root::Dir;
 
 /// What a fix-up is made from.
@@ -38,6 +38,8 @@ pub struct FixupInput<'a> {
     pub lower_symlinks: LowerSymlinks,
     /// Device nodes cannot be made here.
     pub skip_devices: bool,
+    /// Bounds on memory and depth.
+    pub limits: &'a Limits,
 }
 
 /// What a fix-up holds.
@@ -57,7 +59,7 @@ pub struct FixupFacts {
 /// name in the archive and the place where it lands.
 ///
 /// # Errors
-/// `Malformed` for a hard link whose target exists nowhere; `Limit`-like refusals of the rules; errors of system calls.
+/// `Malformed` for a hard link whose target exists nowhere; refusals of the rules; `Limit` for a layer that takes too much memory or goes too deep; errors of system calls.
 pub fn make_fixup(
     input: &FixupInput<'_>,
     target: &Dir,

@@ -7,7 +7,7 @@ use crate::apply::journal::{Reader, Record};
 use crate::apply::{LiteralPath, MAX_SYMLINKS, Node, check_implied, implied_meta, too_many_symlinks};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::merge::Marks;
-use crate::policy::LowerSymlinks;
+use crate::policy::{Limit, LowerSymlinks};
 use crate::root::{Meta, NodeMeta};
 
 use super::FixupInput;
@@ -30,6 +30,7 @@ pub(super) struct Replay {
     /// What was moved to the stash: inode → number and path below it.
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
     lower_symlinks: LowerSymlinks,
+    max_depth: usize,
     marks: Marks,
     late: Vec<(LiteralPath, LiteralPath, NodeMeta)>,
     redirects: u64,
@@ -38,10 +39,11 @@ pub(super) struct Replay {
 impl Replay {
     pub(super) fn new(input: &FixupInput<'_>) -> Result<Replay> {
         Ok(Replay {
-            tree: Tree::new(&input.lower),
+            tree: Tree::new(&input.lower, input.limits.max_layer_memory),
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
             lower_symlinks: input.lower_symlinks,
+            max_depth: input.limits.max_depth,
             marks: input.marks,
             late: Vec::new(),
             redirects: 0,
@@ -59,13 +61,16 @@ impl Replay {
         while let Some(record) = journal.read()? {
             match record {
                 Record::Make { path, node: Node::Directory, .. } => {
+                    self.remember(&[path.as_bytes()])?;
                     described.insert(path);
                 }
                 Record::Whiteout { parent, name } => {
                     let path = parent.join(&name);
+                    self.remember(&[path.as_bytes(), path.as_bytes()])?;
                     hidden.push(Hidden { depth: path.depth(), path, name: Some((parent, name)) });
                 }
                 Record::Opaque { dir, .. } => {
+                    self.remember(&[dir.as_bytes()])?;
                     hidden.push(Hidden { depth: dir.depth() + 1, path: dir, name: None });
                 }
                 Record::Make { .. } | Record::Stashed { .. } => {}
@@ -120,6 +125,12 @@ impl Replay {
         Ok(Some(here))
     }
 
+    /// Counts paths that are kept.
+    fn remember(&mut self, paths: &[&[u8]]) -> Result<()> {
+        let each = 2 * size_of::<(LiteralPath, InodeId)>();
+        self.tree.memory.add(paths.iter().map(|path| each + path.len()).sum())
+    }
+
     /// Phase 2: everything else in archive order, then the links that were put off.
     pub(super) fn entries<R: Read>(
         &mut self,
@@ -167,6 +178,8 @@ impl Replay {
         if let Node::HardLink(target) = &node {
             let target = target.clone();
             if !self.link(path, &target, &meta, placed.as_ref(), source.as_ref())? {
+                self.remember(&[path.as_bytes(), target.as_bytes()])?;
+                self.tree.memory.add_xattrs(&meta.xattrs)?;
                 self.late.push((path.clone(), target, meta));
             }
             return Ok(());
@@ -190,16 +203,20 @@ impl Replay {
         }
         if node == Node::Directory {
             match self.tree.child(parent, name)? {
-                Some(Child::Dir(id)) => self.tree.dir_mut(id).meta = DirMeta::Own(meta),
+                Some(Child::Dir(id)) => {
+                    self.tree.memory.add_xattrs(&meta.xattrs)?;
+                    self.tree.dir_mut(id).meta = DirMeta::Own(meta);
+                }
                 _ => {
-                    self.tree.make_dir(parent, name, meta);
+                    self.tree.make_dir(parent, name, meta)?;
                 }
             }
             return Ok(());
         }
-        let inode = self.tree.make_inode(node, meta);
+        let inode = self.tree.make_inode(node, meta)?;
         self.tree.put(parent, name, inode);
         if let Some(placed) = placed {
+            self.remember(&[placed.as_bytes()])?;
             self.placed.insert(placed.as_bytes().to_vec(), inode);
         }
         Ok(())
@@ -236,7 +253,12 @@ impl Replay {
                 None => {}
             }
             check_implied(&component)?;
-            here = self.tree.make_dir(here, &component, implied_meta(by.mtime));
+            // Without a symlink on the way it is as deep as the entry's name, which was checked.
+            let depth = if links > 0 { self.tree.path(here).depth() + 1 } else { 0 };
+            if depth > self.max_depth {
+                return Err(Limit::Depth.exceeded(self.max_depth as u64, depth));
+            }
+            here = self.tree.make_dir(here, &component, implied_meta(by.mtime))?;
         }
         Ok(here)
     }
@@ -284,6 +306,7 @@ impl Replay {
         if let Some(placed) = placed {
             self.forget_place(placed);
             if let Some(inode) = there {
+                self.remember(&[placed.as_bytes()])?;
                 self.placed.insert(placed.as_bytes().to_vec(), inode);
             }
         }
@@ -349,7 +372,7 @@ impl Replay {
         if let Some(Child::Leaf { inode, own: true }) = self.tree.child(parent, name)?
             && self.tree.symlink(inode)?.is_none()
         {
-            self.tree.make_dir(parent, name, implied_meta(mtime));
+            self.tree.make_dir(parent, name, implied_meta(mtime))?;
         }
         Ok(())
     }

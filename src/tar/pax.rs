@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::error::{Error, Place};
 use super::sparse::PaxSparse;
 use super::{Timestamp, number};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 
 /// Keys that carry metadata which unply knowingly does not apply (M14).
 const NOT_APPLIED: [&[u8]; 4] = [b"RHT.security.selinux", b"SCHILY.acl.", b"SCHILY.fflags", b"LIBARCHIVE.symlinktype"];
@@ -185,7 +185,7 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
         let bytes = xattrs.bytes;
         if bytes > limits.max_xattr_bytes {
             let (found, limit) = (bytes as i128, limits.max_xattr_bytes as u64);
-            return Err(Error::Limit { at: at(), what: "bytes of extended attributes", found, limit });
+            return Err(Error::Limit { at: at(), which: Limit::XattrBytes, found, limit });
         }
         if xattrs.list.last().is_some_and(|x| x.0.is_empty()) {
             return Err(bad("a name after the prefix of an extended attribute"));

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::policy::XattrFlavour;
 use crate::root::Dir;
 use crate::store::Flavour;
-use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads};
+use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory};
 
 use super::{Event, Events, Options};
 
@@ -22,6 +22,8 @@ pub(super) struct Bench<'a> {
     pub events: Events<'a>,
     /// Another layer failed: this one is not needed any more.
     pub stop: AtomicBool,
+    /// Memory for the zstd windows of all layers together.
+    pub windows: WindowMemory,
 }
 
 /// A layer that was applied and proved.
@@ -31,7 +33,12 @@ pub(super) struct Laid {
     pub seconds: f64,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    pub(super) fn new(options: &'a Options, flavour: Flavour, events: Events<'a>) -> Bench<'a> {
+        let windows = WindowMemory::new(&options.limits);
+        Bench { options, flavour, events, stop: AtomicBool::new(false), windows }
+    }
+
     /// Unpacks `blob` into the empty directory `tree`; content for later fix-ups goes to `stash`, the journal to `journal`,
     /// neither of which exists yet.
     pub(super) fn lay(
@@ -73,6 +80,7 @@ impl Bench<'_> {
                 threads: Threads::Pipelined,
                 cancel: self.options.cancel.clone(),
                 buffers: Buffers::default(),
+                windows: self.windows.clone(),
             },
         )?;
         (self.events)(Event::LayerStarted { index, progress: stream.progress() });

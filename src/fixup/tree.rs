@@ -11,6 +11,13 @@ use crate::root::{Dir, Kind, NodeMeta, ReadLink, Stat};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct DirId(usize);
 
+impl DirId {
+    /// Returns how many directories the tree had before this one; later layers' directories have larger numbers.
+    pub(super) fn number(self) -> usize {
+        self.0
+    }
+}
+
 /// The root.
 pub(super) const ROOT: DirId = DirId(0);
 
@@ -21,10 +28,10 @@ pub(super) struct InodeId(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Child {
     Dir(DirId),
-    /// Anything else; `own` where this layer made the name.
+    /// Anything else, with the number of the layer that made the name ([`Tree::is_own`]).
     Leaf {
         inode: InodeId,
-        own: bool,
+        layer: u32,
     },
 }
 
@@ -70,6 +77,8 @@ pub(super) struct Tree {
     pub dirs: Vec<DirNode>,
     pub inodes: Vec<Inode>,
     lower_inodes: HashMap<(u64, u64), InodeId>,
+    /// Number of the layer that is being replayed; what directories of lower layers have is number 0.
+    layer: u32,
 }
 
 impl Tree {
@@ -83,7 +92,17 @@ impl Tree {
             meta: DirMeta::Own(NodeMeta::default()),
             entries: BTreeMap::new(),
         };
-        Tree { dirs: vec![root], inodes: Vec::new(), lower_inodes: HashMap::new() }
+        Tree { dirs: vec![root], inodes: Vec::new(), lower_inodes: HashMap::new(), layer: 1 }
+    }
+
+    /// Whether a name made by layer number `layer` belongs to the layer that is being replayed.
+    pub(super) fn is_own(&self, layer: u32) -> bool {
+        layer == self.layer
+    }
+
+    /// Makes what the tree now holds the lower tree of one more layer.
+    pub(super) fn next_layer(&mut self) {
+        self.layer = self.layer.saturating_add(1);
     }
 
     pub(super) fn dir(&self, id: DirId) -> &DirNode {
@@ -132,7 +151,7 @@ impl Tree {
                         id
                     }
                 };
-                Some(Child::Leaf { inode: id, own: false })
+                Some(Child::Leaf { inode: id, layer: 0 })
             }
         };
         self.dir_mut(dir).entries.insert(name.to_vec(), child);
@@ -187,7 +206,8 @@ impl Tree {
     }
 
     pub(super) fn put(&mut self, parent: DirId, name: &[u8], inode: InodeId) {
-        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf { inode, own: true }));
+        let layer = self.layer;
+        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf { inode, layer }));
     }
 
     pub(super) fn path(&self, mut dir: DirId) -> LiteralPath {

@@ -4,7 +4,7 @@
 //! digests, threads.
 
 use crate::error::{Error, ErrorKind};
-use crate::stream::report::Codec;
+use crate::stream::report::{Codec, Framing};
 use crate::stream::{gzip, zstandard};
 
 /// How far one call of [`Decoder::decode`] came.
@@ -33,6 +33,11 @@ pub trait Decoder: Send {
     /// # Errors
     /// [`DecodeError::Truncated`] inside a member or a frame.
     fn end(&self) -> Result<(), DecodeError>;
+
+    /// Returns how the input was packed so far.
+    fn framing(&self) -> Framing {
+        Framing::default()
+    }
 }
 
 /// Why a blob is refused.

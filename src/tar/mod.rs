@@ -145,6 +145,7 @@ pub struct Parser {
     pending: Pending,
     entries: u64,
     oddities: Vec<Oddity>,
+    notes: bool,
     failed: Option<Error>,
 }
 
@@ -158,8 +159,15 @@ impl Parser {
             pending: Pending::default(),
             entries: 0,
             oddities: Vec::new(),
+            notes: false,
             failed: None,
         }
+    }
+
+    /// Also reports as oddities what is customary or read in one way here, and differently or not at all elsewhere.
+    pub fn with_notes(mut self) -> Parser {
+        self.notes = true;
+        self
     }
 
     /// Takes the next block that is not data of an entry.
@@ -177,8 +185,18 @@ impl Parser {
     pub fn finish(&mut self) -> Result<(), Error> {
         self.sticky(|parser| {
             let inside = match &parser.state {
-                State::Header => return parser.nothing_pending("the end of the stream"),
-                State::ZeroSeen | State::End => return Ok(()),
+                State::Header => {
+                    parser.nothing_pending("the end of the stream")?;
+                    let at = Place { offset: parser.offset, entry: Vec::new() };
+                    parser.note("no-end-blocks", &at, "the archive ends without zero blocks");
+                    return Ok(());
+                }
+                State::ZeroSeen => {
+                    let at = Place { offset: parser.offset, entry: Vec::new() };
+                    parser.note("no-end-blocks", &at, "the archive ends with one zero block instead of two");
+                    return Ok(());
+                }
+                State::End => return Ok(()),
                 State::Extension(_) => "an extension header",
                 State::OldSparse(..) | State::PaxMap(..) => "a sparse map",
                 State::Dumpdir(..) => "a directory list",
@@ -286,6 +304,13 @@ impl Parser {
         }
     }
 
+    /// Reports what only [`Parser::with_notes`] asks for.
+    fn note(&mut self, code: &'static str, place: &Place, detail: &str) {
+        if self.notes {
+            self.oddity(code, place, detail.to_owned());
+        }
+    }
+
     fn header(&mut self, header: Header) -> Result<Step, Error> {
         match header.typeflag() {
             kind @ (b'x' | b'X' | b'g' | b'L' | b'K') => self.begin_extension(kind, &header),
@@ -343,7 +368,12 @@ impl Parser {
             }
             b'L' => self.pending.long_name = long(&ext.body),
             b'K' => self.pending.long_link = long(&ext.body),
-            _ => self.pending.pax = Some((ext.place.offset, pax::parse(&ext.body, &ext.place, &self.limits)?)),
+            kind => {
+                if kind == b'X' {
+                    self.note("solaris-header", &ext.place, "a PAX header of type X");
+                }
+                self.pending.pax = Some((ext.place.offset, pax::parse(&ext.body, &ext.place, &self.limits)?));
+            }
         }
         Ok(Step::More)
     }
@@ -376,6 +406,13 @@ impl Parser {
         if !pax.not_applied.is_empty() {
             self.oddity("pax-key-not-applied", &place, pax::join(&pax.not_applied));
         }
+        if !pax.libarchive_only.is_empty() {
+            self.note(
+                "libarchive-xattr",
+                &place,
+                &format!("xattr {} has no SCHILY.xattr form", pax::join(&pax.libarchive_only)),
+            );
+        }
         let mut entry = Box::new(Entry {
             offset,
             path,
@@ -400,8 +437,14 @@ impl Parser {
             // Old archives mark directories by a trailing slash only (T9). Without data both types agree; with a size,
             // type NUL stays a directory without data, as Go and libarchive have it, and type 0 a file.
             0 if is_dir_by_name => self.without_data(entry, EntryKind::Directory, size, &place),
-            b'0' if is_dir_by_name && size == 0 => self.without_data(entry, EntryKind::Directory, 0, &place),
+            b'0' if is_dir_by_name && size == 0 => {
+                self.note("slash-directory", &place, "a regular file of no bytes whose name ends in a slash");
+                self.without_data(entry, EntryKind::Directory, 0, &place)
+            }
             0 | b'0' | b'7' => {
+                if typeflag == b'7' {
+                    self.note("contiguous-file", &place, "entry type 7");
+                }
                 entry.kind = EntryKind::File { size, sparse: None };
                 entry.stored = size;
                 self.deliver(entry)
@@ -412,6 +455,9 @@ impl Parser {
                     return Err(Error::LinkWithSize { at: place, found: size });
                 }
                 let target = link();
+                if header_size != 0 {
+                    self.note("link-size", &place, &format!("the header states {header_size} bytes"));
+                }
                 self.check_path(&target, &place)?;
                 self.without_data(entry, EntryKind::HardLink { target }, 0, &place)
             }
@@ -436,6 +482,7 @@ impl Parser {
             b'6' => self.without_data(entry, EntryKind::Fifo, size, &place),
             // GNU's incremental dumps list the directory's content in its data, which is no file content.
             b'D' => {
+                self.note("dumpdir", &place, "entry type D");
                 let left = self.padded(size.into(), &place)?;
                 self.dumpdir(entry, left)
             }
@@ -444,6 +491,7 @@ impl Parser {
                     let problem = "its header has no GNU magic";
                     return Err(Error::SparseCarrier { at: place, found: typeflag, problem });
                 };
+                self.note("gnu-sparse", &place, "entry type S");
                 let real_size = ranged(header.real_size(gnu)?, "sparse real size", i64::MAX.into(), &place)?;
                 entry.stored = size;
                 let mut regions = Vec::new();

@@ -238,7 +238,8 @@ impl Replay {
         let link = Link { target, meta, placed: None, source: None, late: true };
         if !self.link(path, &link, watch).map_err(|e| e.with_entry(path.as_bytes()))? {
             let target = escape(target.as_bytes());
-            let message = format!("hard link target \"{target}\" is neither in this layer nor in the layers below");
+            let message =
+                format!("hard link target \"{target}\" is neither in this layer nor in the layers below (L2)");
             return Err(Error::new(ErrorKind::Malformed, message).with_entry(path.as_bytes()));
         }
         Ok(())
@@ -416,7 +417,7 @@ impl Replay {
         match there_now {
             _ if same => {}
             Some(Child::Dir(old)) if self.tree.within(target_dir, old) => {
-                return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
+                return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target (L6)"));
             }
             _ => self.tree.put(parent, name, inode),
         }

@@ -31,7 +31,9 @@ pub(super) fn look(
 }
 
 fn one(sight: &Sight<'_>, marks: &Marks, findings: &mut Findings) {
-    let mut add = |code: Code, path: &LiteralPath, detail: &str| findings.add(code, path.as_bytes(), detail);
+    let mut add = |code: Code, path: &LiteralPath, detail: &str| {
+        findings.add(code, if path.is_root() { b"/" } else { path.as_bytes() }, detail);
+    };
     match sight {
         Sight::Marker { dir, name, hides, through } => {
             let path = name.map_or_else(|| (*dir).clone(), |name| dir.join(name));

@@ -135,7 +135,7 @@ pub(super) fn scan(blob: Box<dyn Read + Send>, expected: Expected, options: &Opt
 /// Tells of unusual packing; `last` is the last entry's name.
 fn packing(codec: Codec, framing: Framing, last: &[u8], findings: &mut Findings) {
     let Framing { members, skippable, starts_skippable, padding } = framing;
-    let estargz = codec == Codec::Gzip && members > 1 && last == b"stargz.index.json";
+    let estargz = codec == Codec::Gzip && members > 1 && last == STARGZ_INDEX;
     if estargz {
         findings.add(Code::LazyPulling, last, format!("eStargz: {members} gzip members and an index"));
     } else if codec == Codec::Zstd && skippable > 0 && !starts_skippable {
@@ -227,7 +227,13 @@ impl Layer {
             if let Some(at) = bytes.iter().position(|b| *b != 0) {
                 let offset = offset.saturating_add(at as u64);
                 let what = format!("byte {offset} after the end of the archive is not zero");
-                self.findings.add(Code::DataAfterEnd, b"", what);
+                let rest = bytes.get(at..).unwrap_or(&[]);
+                // The writer of eStargz that keeps a blob's own end puts its index behind it.
+                if rest.starts_with(STARGZ_INDEX) {
+                    self.last = STARGZ_INDEX.to_vec();
+                } else {
+                    self.findings.add(Code::DataAfterEnd, b"", what);
+                }
                 return Ok(());
             }
             let n = bytes.len();
@@ -239,8 +245,13 @@ impl Layer {
     fn warnings(&mut self, warnings: Vec<Warning>) {
         for Warning { kind, path, detail } in warnings {
             // Codes that both have are spelt alike; a kind without one would be a finding that nobody described.
-            if let Some(code) = Code::named(kind) {
-                self.findings.add(code, shown(&path, code).as_slice(), detail);
+            let Some(code) = Code::named(kind) else { continue };
+            match code {
+                // Here the spelling is the point.
+                Code::NameClamped => self.findings.add(code, &path, detail),
+                // A name of the header, which no entry has.
+                Code::GlobalPaxHeader | Code::NoEndBlocks => self.findings.add(code, b"", detail),
+                _ => self.findings.add(code, shown(&LiteralPath::clean(&path).0), detail),
             }
         }
     }
@@ -262,7 +273,7 @@ impl Layer {
         match action {
             Ok(action) => self.action(action, path, mtime),
             Err(e) if e.kind() == ErrorKind::Malformed => {
-                self.findings.refuse(&e, path.as_bytes());
+                self.findings.refuse(&e, shown(&path));
                 self.refusal.get_or_insert(e);
                 Ok(())
             }
@@ -273,7 +284,8 @@ impl Layer {
     fn name(&mut self, entry: &Entry) {
         let raw = &entry.path[..];
         let (path, clamped) = LiteralPath::clean(raw);
-        let shown = path.as_bytes();
+        let length = path.as_bytes().len();
+        let shown = shown(&path);
         if raw.is_empty() {
             self.findings.add(Code::EmptyName, raw, "an entry without a name");
         }
@@ -283,8 +295,8 @@ impl Layer {
         if !clamped && raw.split(|b| *b == b'/').any(|c| c == b"..") {
             self.findings.add(Code::DotDotName, shown, format!("the name is \"{}\"", escape(raw)));
         }
-        if shown.len() > PATH_MAX {
-            self.findings.add(Code::LongPath, shown, format!("the name has {} bytes", shown.len()));
+        if length > PATH_MAX {
+            self.findings.add(Code::LongPath, shown, format!("the name has {length} bytes"));
         }
         if std::str::from_utf8(raw).is_err() || raw.iter().any(|b| b.is_ascii_control()) {
             self.findings.add(Code::OddName, shown, "the name holds control characters or is not UTF-8");
@@ -330,7 +342,7 @@ impl Layer {
 
     fn metadata(&mut self, entry: &Entry) {
         let path = LiteralPath::clean(&entry.path).0;
-        let path = path.as_bytes();
+        let path = shown(&path);
         if !(0..=MAX_EXT4_TIME).contains(&entry.mtime.seconds) {
             self.findings.add(Code::OddTime, path, format!("mtime {}", entry.mtime.seconds));
         }
@@ -383,7 +395,7 @@ impl Layer {
                 if (mode, uid, gid) != (0o755, 0, 0) || !node.xattrs.is_empty() {
                     let xattrs = node.xattrs.len();
                     let detail = format!("the root has mode {mode:04o}, owner {uid}:{gid}, {xattrs} xattrs");
-                    self.findings.add(Code::RootEntry, b"./", detail);
+                    self.findings.add(Code::RootEntry, b"/", detail);
                 }
                 Ok(())
             }
@@ -550,6 +562,9 @@ impl Layer {
     }
 }
 
+/// The name of eStargz's index
+/// (<https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>).
+const STARGZ_INDEX: &[u8] = b"stargz.index.json";
 /// Bytes that the kernel takes in one path, without the final NUL.
 const PATH_MAX: usize = 4095;
 /// The last second that ext4 holds, in the year 2446.
@@ -559,12 +574,9 @@ const MAX_XATTR: usize = 65_536;
 /// What ext4 holds for one file with blocks of 4 KiB, about.
 const EXT4_XATTRS: usize = 4_000;
 
-/// Returns the name as findings show it; where the spelling is the point, verbatim.
-fn shown(raw: &[u8], code: Code) -> Vec<u8> {
-    match code {
-        Code::NameClamped => raw.to_vec(),
-        _ => LiteralPath::clean(raw).0.as_bytes().to_vec(),
-    }
+/// Returns the name as findings show it.
+fn shown(path: &LiteralPath) -> &[u8] {
+    if path.is_root() { b"/" } else { path.as_bytes() }
 }
 
 /// Says what is odd about a capability

@@ -126,7 +126,7 @@ impl NameChain {
         let Watcher { passed, see, .. } = watch;
         for dir in passed {
             let place = self.replay.tree.path(dir);
-            if !described.contains(&place) {
+            if !described.contains(&place) && attached(&self.replay.tree, dir) {
                 let lower = if dir.number() < first_own { Some(self.replay.tree.dir_meta(dir)?) } else { None };
                 see(Sight::Implied { place, lower });
             }
@@ -192,7 +192,8 @@ impl Watcher<'_> {
         let (was, own) = match child {
             // A directory again only changes its metadata.
             Child::Dir(_) if directory => return Ok(()),
-            Child::Dir(id) => (Was::Directory, id.number() >= self.first_own),
+            // Into a lower one this layer may have put something.
+            Child::Dir(id) => (Was::Directory, id.number() >= self.first_own || self.passed.contains(&id)),
             Child::Leaf { inode, layer } => {
                 let was = if tree.symlink(inode)?.is_some() { Was::Symlink } else { Was::Other };
                 (was, tree.is_own(layer))
@@ -270,9 +271,9 @@ impl Watch for Watcher<'_> {
 
     fn links(
         &mut self,
-        tree: &Tree,
+        tree: &mut Tree,
         path: &LiteralPath,
-        (parent, _): (DirId, &[u8]),
+        (parent, name): (DirId, &[u8]),
         meta: &NodeMeta,
         found: Linked,
     ) -> Result<()> {
@@ -285,6 +286,9 @@ impl Watch for Watcher<'_> {
         } else if late {
             (self.see)(Sight::LinkForward { path });
         }
+        if let (false, Some(child)) = (same, tree.child(parent, name)?) {
+            self.replaces(tree, path, child, false)?;
+        }
         if tree.symlink(inode)?.is_some() {
             (self.see)(Sight::LinkToSymlink { path });
             return Ok(());
@@ -296,6 +300,18 @@ impl Watch for Watcher<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether `dir` is still in the tree.
+fn attached(tree: &Tree, mut dir: DirId) -> bool {
+    while dir != ROOT {
+        let node = tree.dir(dir);
+        if tree.dir(node.parent).entries.get(&node.name) != Some(&Some(Child::Dir(dir))) {
+            return false;
+        }
+        dir = node.parent;
+    }
+    true
 }
 
 fn has_content(tree: &Tree, dir: DirId) -> bool {

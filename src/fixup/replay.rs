@@ -73,7 +73,7 @@ pub(super) trait Watch {
     /// The hard link `path` found its target.
     fn links(
         &mut self,
-        tree: &Tree,
+        tree: &mut Tree,
         path: &LiteralPath,
         at: (DirId, &[u8]),
         meta: &NodeMeta,
@@ -393,7 +393,7 @@ impl Replay {
         };
         let (target_dir, inode, layer) = match found {
             None => {
-                watch.links(&self.tree, path, (parent, name), meta, Linked::Missing)?;
+                watch.links(&mut self.tree, path, (parent, name), meta, Linked::Missing)?;
                 // The layer directory gave the wrong inode this header's metadata.
                 self.moved(there);
                 return Ok(false);
@@ -409,7 +409,7 @@ impl Replay {
         let there_now = self.tree.child(parent, name)?;
         let same = matches!(there_now, Some(Child::Leaf { inode: old, .. }) if old == inode);
         let own = self.tree.is_own(layer);
-        watch.links(&self.tree, path, (parent, name), meta, Linked::Target { inode, own, same, late })?;
+        watch.links(&mut self.tree, path, (parent, name), meta, Linked::Target { inode, own, same, late })?;
         if there != Some(inode) {
             self.moved(there);
             self.moved(Some(inode));

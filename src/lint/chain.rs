@@ -81,7 +81,7 @@ fn one(sight: &Sight<'_>, marks: &Marks, findings: &mut Findings) {
             add(Code::OpaqueOverEntry, dir, "an opaque marker below what this layer made as a file");
         }
         Sight::Replaces { path, own: true, .. } if !marks.is_repeated(path) => {
-            add(Code::Duplicate, path, "the place was taken by another entry of this layer");
+            add(Code::PlaceTaken, path, "an entry of another name, or one below it, took the place before");
         }
         Sight::Replaces { path, was: Was::Symlink, own: false, directory: true } => {
             add(Code::LowerSymlinkReplaced, path, "a directory where a lower layer has a symlink");

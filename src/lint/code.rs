@@ -210,6 +210,9 @@ codes! {
     Duplicate, "duplicate", Ambiguous, "D6 L7 R-6",
         "the last one wins; --strict refuses",
         "containerd, umoci: as here; Docker, podman: refuse";
+    PlaceTaken, "place-taken", Ambiguous, "D6 S10 X10",
+        "the last one wins",
+        "containerd, umoci: as here, mostly; Docker, podman: may fail";
     OddTime, "odd-time", Ambiguous, "M9 R-8",
         "kept, or the nearest that the file system holds",
         "containerd, Docker, podman: 1970-01-01; umoci keeps negative times only";

@@ -569,6 +569,20 @@ fn the_nodes_of_a_chain_are_bounded() {
     assert_eq!(report.counts[&Code::OverLimit], 1);
 }
 
+/// Names that an image makes long cannot fill the memory through what is said about them.
+#[test]
+fn long_names_are_cut_in_findings() {
+    let name = "ö".repeat(20_000).into_bytes().chunks(200).collect::<Vec<_>>().join(&b'/');
+    let report = lint_layers(
+        &[vec![file(["/", "x/../"].concat().into_bytes().into_iter().chain(name).collect::<Vec<_>>(), "")]],
+        &Options::default(),
+    );
+    let lengths: Vec<(usize, usize)> = report.findings.iter().map(|f| (f.path.len(), f.detail.len())).collect();
+    assert!(report.counts.contains_key(&Code::LongPath) && report.counts.contains_key(&Code::DotDotName));
+    assert!(lengths.iter().all(|(path, detail)| *path <= 4100 && *detail <= 4100), "{lengths:?}");
+    assert!(lengths.iter().any(|(path, detail)| *path > 4000 && *detail > 4000), "{lengths:?}");
+}
+
 /// The program, in a place where nothing can be written.
 struct Place {
     dir: tempfile::TempDir,

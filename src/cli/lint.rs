@@ -187,12 +187,14 @@ fn summary(report: &Report) -> String {
     let counts = report.by_severity();
     let count = |severity: Severity| counts.get(&severity).copied().unwrap_or(0);
     let layers = report.layers.len();
+    let layers = if layers == 1 { "1 layer".to_owned() } else { format!("{layers} layers") };
     let all: u64 = counts.values().sum();
     if all == 0 {
-        return format!("{layers} layers, no findings\n");
+        return format!("{layers}, no findings\n");
     }
+    let findings = if all == 1 { "finding" } else { "findings" };
     format!(
-        "{layers} layers, {all} findings: {} error, {} ambiguous, {} nonconforming, {} info\n",
+        "{layers}, {all} {findings}: {} error, {} ambiguous, {} nonconforming, {} info\n",
         count(Severity::Error),
         count(Severity::Ambiguous),
         count(Severity::Nonconforming),

@@ -19,6 +19,7 @@ mod image;
 mod scan;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::AtomicU64;
 
 use crate::digest::{BlobDigest, DiffId, ImageId};
 use crate::error::{Error, ErrorKind, Result, escape};
@@ -38,6 +39,9 @@ pub const LISTED: u64 = 100;
 /// Bytes of names and metadata remembered for one image, or for all members of an archive that is read once.
 const MAX_REMEMBERED: u64 = 1 << 30;
 
+/// Bytes of a name or a text that a finding keeps.
+const MAX_TEXT: usize = 4096;
+
 /// One thing found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -45,7 +49,7 @@ pub struct Finding {
     pub code: Code,
     /// In which layer, 0 is the bottom; `None` for the image as a whole.
     pub layer: Option<usize>,
-    /// The entry's name without `./` and the like, verbatim; empty where it is about no entry.
+    /// The entry's name without `./` and the like, at most 4,096 bytes of it; empty where it is about no entry.
     pub path: Vec<u8>,
     /// What exactly was found.
     pub detail: String,
@@ -116,7 +120,8 @@ pub fn lint(reference: &Reference, options: &Options) -> Result<Report> {
     match crate::image::open(reference, &options.open_options())? {
         Source::Image(image) => Lint::new(options).image(image).map_err(named),
         Source::Stream(stream) => {
-            let scan = |_: usize, (): &(), expected: Expected, blob| scan::scan(blob, expected, options);
+            let spent = AtomicU64::new(0);
+            let scan = |_: usize, (): &(), expected: Expected, blob| scan::scan(blob, expected, options, &spent);
             let collected = each_layer(stream, &options.cancel, &|_| Ok(()), &scan).map_err(named)?;
             Lint::new(options).collected(collected).map_err(named)
         }
@@ -156,8 +161,17 @@ impl Findings {
         let count = self.counts.entry(code).or_default();
         *count += 1;
         if *count <= LISTED {
-            let (detail, rules) = say();
-            let (path, severity) = (path.to_vec(), code.severity());
+            let (mut detail, rules) = say();
+            if detail.len() > MAX_TEXT {
+                let end = (0..=MAX_TEXT).rev().find(|at| detail.is_char_boundary(*at)).unwrap_or(0);
+                detail.truncate(end);
+                detail.push('…');
+            }
+            let path = match path.get(..MAX_TEXT) {
+                Some(start) if path.len() > MAX_TEXT => [start, "…".as_bytes()].concat(),
+                _ => path.to_vec(),
+            };
+            let severity = code.severity();
             self.list.push(Finding { code, layer: None, path, detail, severity, rules });
         }
     }
@@ -198,7 +212,6 @@ struct Lint<'a> {
     findings: Findings,
     layers: Vec<LayerSummary>,
     error: Option<Error>,
-    remembered: u64,
 }
 
 impl<'a> Lint<'a> {
@@ -210,12 +223,12 @@ impl<'a> Lint<'a> {
             findings: Findings::default(),
             layers: Vec::new(),
             error: None,
-            remembered: 0,
         }
     }
 
     fn image(mut self, mut image: Image) -> Result<Report> {
         image::look(&image, &mut self.findings);
+        let spent = AtomicU64::new(0);
         for at in 0..image.layers.len() {
             let Some(layer) = image.layers.get(at).cloned() else { break };
             let expected = match layer.diff_id {
@@ -224,7 +237,7 @@ impl<'a> Lint<'a> {
                 None => Expected::default(),
             };
             let scanned = match image.open_layer(at) {
-                Ok(blob) => scan::scan(blob, expected.clone(), self.options)?,
+                Ok(blob) => scan::scan(blob, expected.clone(), self.options, &spent)?,
                 Err(e) => Scanned::broken(bad_layer(e)?),
             };
             let diff_id = scanned.report.as_ref().map(|report| report.diff_id);
@@ -289,17 +302,12 @@ impl<'a> Lint<'a> {
         if let Some(detail) = report.as_ref().and_then(|report| mismatch(&layer.media_type, report)) {
             findings.add(Code::MediaTypeMismatch, b"", detail);
         }
-        self.remembered = self.remembered.saturating_add(journal.len() as u64);
         let mut error = error;
         if error.is_some() {
             // What lies above cannot be judged without it.
             self.chain = None;
         } else if let Some(chain) = &mut self.chain {
-            let refused = match self.remembered > MAX_REMEMBERED {
-                true => Err(scan::too_much()),
-                false => chain::look(chain, &journal, &marks, &mut findings),
-            };
-            match refused {
+            match chain::look(chain, &journal, &marks, &mut findings) {
                 Ok(refused) => refusal = refusal.or(refused),
                 Err(e) => {
                     self.chain = None;

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::apply::journal::{RecordRef, Writer};
 use crate::apply::plan::{AUFS_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX};
@@ -90,16 +91,21 @@ impl Marks {
 }
 
 /// Says that the names take too much memory.
-pub(super) fn too_much() -> Error {
+fn too_much() -> Error {
     let message = format!("names and metadata of the layers take more than {MAX_REMEMBERED} bytes");
     Error::new(ErrorKind::Limit, message).with_hint("such an image can be unpacked, but not looked at as a whole")
 }
 
-/// Reads a layer to its end.
+/// Reads a layer to its end; `spent` counts the bytes remembered of all layers.
 ///
 /// # Errors
 /// Only what is not the layer's fault.
-pub(super) fn scan(blob: Box<dyn Read + Send>, expected: Expected, options: &Options) -> Result<Scanned> {
+pub(super) fn scan(
+    blob: Box<dyn Read + Send>,
+    expected: Expected,
+    options: &Options,
+    spent: &AtomicU64,
+) -> Result<Scanned> {
     let stream = LayerStream::open(
         blob,
         StreamOptions {
@@ -114,7 +120,7 @@ pub(super) fn scan(blob: Box<dyn Read + Send>, expected: Expected, options: &Opt
         Err(e) => return Ok(Scanned::broken(bad_layer(e)?)),
     };
     let (progress, codec) = (stream.progress(), stream.codec());
-    let mut layer = Layer::new(options)?;
+    let mut layer = Layer::new(options, spent.load(Ordering::Relaxed))?;
     let read = layer.read(&mut stream, options);
     let proof = match read {
         Ok(()) => stream.finish(),
@@ -124,6 +130,7 @@ pub(super) fn scan(blob: Box<dyn Read + Send>, expected: Expected, options: &Opt
         Ok(report) => (Some(report), None),
         Err(e) => (None, Some(bad_layer(e)?)),
     };
+    spent.store(layer.remembered, Ordering::Relaxed);
     let mut scanned = layer.end()?;
     if let (Some(framing), true) = (progress.framing(), report.is_some()) {
         packing(codec, framing, &scanned.1, &mut scanned.0.findings);
@@ -165,7 +172,7 @@ struct Layer {
     plan: PlanOptions,
     findings: Findings,
     journal: Writer<Vec<u8>>,
-    /// Bytes in the journal, about.
+    /// Bytes in the journals of the image so far, about.
     remembered: u64,
     entries: u64,
     made: HashMap<LiteralPath, Made>,
@@ -180,14 +187,14 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(options: &Options) -> Result<Layer> {
+    fn new(options: &Options, remembered: u64) -> Result<Layer> {
         // Strictness is a matter of what the findings are called.
         let tree = TreeOptions { strict: false, ..options.tree };
         Ok(Layer {
             plan: PlanOptions { tree, flavour: XattrFlavour::Trusted, limits: options.limits.clone() },
             findings: Findings::default(),
             journal: Writer::new(Vec::new())?,
-            remembered: 0,
+            remembered,
             entries: 0,
             made: HashMap::new(),
             whiteouts: HashMap::new(),

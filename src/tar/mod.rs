@@ -55,7 +55,8 @@ pub use entry::{Entry, EntryKind, Oddity, Region, Timestamp};
 pub use error::{Error, Place};
 
 use crate::policy::Limits;
-use header::{Header, until_nul};
+use header::{Header, long};
+use number::{MAX_MAJOR, MAX_MINOR, id, ranged, small};
 use pax::Pax;
 use sparse::{MapText, PaxMap, RawRegion};
 
@@ -64,13 +65,6 @@ const BLOCK: usize = 512;
 
 /// The longest symlink target that Linux stores, in bytes (S1).
 const MAX_SYMLINK_TARGET: usize = 4095;
-
-/// The largest owner or group; the next number means "unchanged" to chown (M5, CVE-2024-40635).
-const MAX_ID: i128 = u32::MAX as i128 - 1;
-
-/// The largest device numbers that `makedev` keeps on Linux (M6).
-const MAX_MAJOR: i128 = 4_095;
-const MAX_MINOR: i128 = 1_048_575;
 
 /// Oddities kept for a caller that does not fetch them; further ones are dropped, so that memory stays bounded.
 const MAX_PENDING_ODDITIES: usize = 1024;
@@ -187,15 +181,9 @@ impl Parser {
             let inside = match &parser.state {
                 State::Header => {
                     parser.nothing_pending("the end of the stream")?;
-                    let at = Place { offset: parser.offset, entry: Vec::new() };
-                    parser.note("no-end-blocks", &at, "the archive ends without zero blocks");
-                    return Ok(());
+                    return parser.unmarked_end("the archive ends without zero blocks");
                 }
-                State::ZeroSeen => {
-                    let at = Place { offset: parser.offset, entry: Vec::new() };
-                    parser.note("no-end-blocks", &at, "the archive ends with one zero block instead of two");
-                    return Ok(());
-                }
+                State::ZeroSeen => return parser.unmarked_end("the archive ends with one zero block instead of two"),
                 State::End => return Ok(()),
                 State::Extension(_) => "an extension header",
                 State::OldSparse(..) | State::PaxMap(..) => "a sparse map",
@@ -203,6 +191,11 @@ impl Parser {
             };
             Err(Error::Truncated { at: Place { offset: parser.offset, entry: Vec::new() }, inside })
         })
+    }
+
+    fn unmarked_end(&mut self, how: &str) -> Result<(), Error> {
+        self.note("no-end-blocks", &Place { offset: self.offset, entry: Vec::new() }, how);
+        Ok(())
     }
 
     /// Makes the error for a stream that ended within the block expected next (T3).
@@ -407,11 +400,7 @@ impl Parser {
             self.oddity("pax-key-not-applied", &place, pax::join(&pax.not_applied));
         }
         if !pax.libarchive_only.is_empty() {
-            self.note(
-                "libarchive-xattr",
-                &place,
-                &format!("xattr {} has no SCHILY.xattr form", pax::join(&pax.libarchive_only)),
-            );
+            self.note("libarchive-xattr", &place, &pax::join(&pax.libarchive_only));
         }
         let mut entry = Box::new(Entry {
             offset,
@@ -591,12 +580,6 @@ fn is_zero(block: &[u8; BLOCK]) -> bool {
     block.iter().all(|&b| b == 0)
 }
 
-/// Takes the name of a GNU `L` or `K` body, cut at its first NUL (T13); an empty one says nothing.
-fn long(body: &[u8]) -> Option<Vec<u8>> {
-    let name = until_nul(body);
-    (!name.is_empty()).then(|| name.to_vec())
-}
-
 /// Picks the name that an extension header gives; two kinds of them are ambiguous.
 fn one_name(
     key: &'static str,
@@ -608,22 +591,4 @@ fn one_name(
         (Some(pax), Some(gnu)) => Err(Error::AmbiguousName { at: at.clone(), key, pax, gnu }),
         (pax, gnu) => Ok(pax.or(gnu)),
     }
-}
-
-fn ranged(found: i128, field: &'static str, max: i128, at: &Place) -> Result<u64, Error> {
-    match u64::try_from(found) {
-        Ok(value) if found <= max => Ok(value),
-        _ => Err(Error::OutOfRange { at: at.clone(), field, found, max }),
-    }
-}
-
-fn small(found: i128, field: &'static str, max: i128, at: &Place) -> Result<u32, Error> {
-    match u32::try_from(found) {
-        Ok(value) if found <= max => Ok(value),
-        _ => Err(Error::OutOfRange { at: at.clone(), field, found, max }),
-    }
-}
-
-fn id(found: i128, field: &'static str, at: &Place) -> Result<u32, Error> {
-    small(found, field, MAX_ID, at)
 }

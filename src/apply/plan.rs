@@ -15,7 +15,7 @@ pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The exact name of an opaque marker.
 pub const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 /// AUFS's own names at the root of a layer.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
+pub(crate) const AUFS_PREFIX: &[u8] = b".wh..wh.";
 /// AUFS's directory of hard-link sources.
 const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 /// `NAME_MAX` of Linux.

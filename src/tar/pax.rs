@@ -35,6 +35,8 @@ pub(super) struct Pax {
     pub(super) sparse: Option<PaxSparse>,
     /// Keys known and not applied, for a warning.
     pub(super) not_applied: Vec<Vec<u8>>,
+    /// Xattrs that only libarchive's key gives, at most a handful.
+    pub(super) libarchive_only: Vec<Vec<u8>>,
 }
 
 /// One record: where it begins in the stream, its key and its value.
@@ -190,6 +192,9 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
         if xattrs.list.last().is_some_and(|x| x.0.is_empty()) {
             return Err(bad("a name after the prefix of an extended attribute"));
         }
+    }
+    for (name, ..) in xattrs.list.iter().filter(|x| x.2 == Carrier::Libarchive) {
+        list(&mut pax.libarchive_only, name);
     }
     pax.xattrs = xattrs.list.into_iter().map(|(name, value, _)| (name, value)).collect();
     Ok(pax)

@@ -147,7 +147,7 @@ impl Flat<'_> {
             match tokens.get_mut(*token).and_then(Option::take) {
                 Some(passed) => {
                     let (place, laid) = passed.judged(expected)?;
-                    check(&laid, expected)?;
+                    check(&laid.report, expected)?;
                     done.insert(*token, at);
                     layers.push((place, laid));
                 }

@@ -114,21 +114,26 @@ impl<'a> Bench<'a> {
 
 /// Warns where a media type promises another codec than the magic bytes show (Z8, Z9); the bytes decide.
 pub(super) fn warn_mismatch(media_type: &str, report: &StreamReport, events: Events<'_>) {
-    let promised = match media_type.rsplit(['+', '.']).next() {
-        Some("gzip") => Codec::Gzip,
-        Some("zstd") => Codec::Zstd,
-        Some("tar") => Codec::Plain,
-        _ => return,
-    };
-    if promised != report.codec && report.compressed_bytes > 0 {
-        let detail = format!("media type {media_type} promises {promised:?}, the blob is {:?}", report.codec);
+    if let Some(detail) = mismatch(media_type, report) {
         let warning = Warning::new("media-type-mismatch", b"", detail);
         events(Event::Warning { layer: Some(report.digest.to_string()), warning });
     }
 }
 
+/// Says how a media type contradicts the magic bytes; `None` where it does not.
+pub(crate) fn mismatch(media_type: &str, report: &StreamReport) -> Option<String> {
+    let promised = match media_type.rsplit(['+', '.']).next() {
+        Some("gzip") => Codec::Gzip,
+        Some("zstd") => Codec::Zstd,
+        Some("tar") => Codec::Plain,
+        _ => return None,
+    };
+    (promised != report.codec && report.compressed_bytes > 0)
+        .then(|| format!("media type {media_type} promises {promised:?}, the blob is {:?}", report.codec))
+}
+
 /// Returns the name by which messages and events call a layer: its diff_id, else its blob's digest.
-pub(super) fn layer_name(expected: &Expected) -> Option<String> {
+pub(crate) fn layer_name(expected: &Expected) -> Option<String> {
     match (&expected.diff_id, &expected.digest) {
         (_, Some(digest)) => Some(digest.to_string()),
         (Some(diff_id), None) => Some(diff_id.to_string()),

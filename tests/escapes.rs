@@ -7,7 +7,7 @@ use std::path::Path;
 use common::*;
 use testkit::model::{Model, Options as ModelOptions};
 use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe, dir, file, hardlink, opaque, symlink, whiteout};
-use unply::root::{Resolver, force_resolver};
+use unply::root::Resolver;
 
 /// Things beside the target that hostile images reach for.
 struct Canary(std::path::PathBuf);
@@ -141,9 +141,9 @@ fn nothing_escapes() {
     if !root_or_skip("nothing_escapes") {
         return;
     }
-    let lab = Lab::new();
+    let mut lab = Lab::new();
     for resolver in [Resolver::Openat2, Resolver::Steps] {
-        force_resolver(resolver);
+        lab.resolver = Some(resolver);
         let wrong = run_catalogue(&lab);
         assert!(wrong.is_empty(), "{resolver:?}: {} findings:\n{}", wrong.len(), wrong.join("\n"));
     }

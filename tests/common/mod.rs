@@ -11,6 +11,7 @@ use unply::digest::DiffId;
 use unply::error::Result;
 use unply::image::Reference;
 use unply::policy;
+use unply::root::Resolver;
 use unply::unpack::{self, Options};
 
 /// Returns whether mounts can be tested; says SKIP where not, and fails there under `CI=true`.
@@ -86,6 +87,8 @@ pub struct Lab {
     store: PathBuf,
     pub in_user_namespace: bool,
     pub one_id: bool,
+    /// How the product opens directories; `None` lets it choose.
+    pub resolver: Option<Resolver>,
 }
 
 impl Lab {
@@ -96,7 +99,7 @@ impl Lab {
         let store = dir.path().join("store");
         let in_user_namespace = unply::sys::in_user_namespace();
         let one_id = matches!(unply::sys::uid_map().unwrap(), unply::sys::IdMap::Single(_));
-        Lab { dir, store, in_user_namespace, one_id }
+        Lab { dir, store, in_user_namespace, one_id, resolver: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -135,7 +138,7 @@ impl Lab {
         let layout = work.path().join("image");
         OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars).tag("t")).unwrap();
         let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
-        let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
+        let options = Options { tree: tree_options(options), durable: false, jobs: 2, resolver: self.resolver, ..Options::default() };
         every_way_of(work.path(), &self.store, &reference, &options, &|path| self.describe(path))
     }
 }

@@ -253,17 +253,25 @@ impl<'o> Layer<'o> {
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
     fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
         self.last_parent = None;
-        if let Some(id) = self.dirs.child(parent, name) {
+        let known = self.dirs.child(parent, name);
+        if let Some(id) = known {
             self.dirs.forget(id);
         }
+        self.stashed += 1;
+        let number = self.stashed;
+        let aside = number.to_string().into_bytes();
+        dir.rename(name, &self.stash, &aside)?;
+        // Looked at where nobody else reaches it: a directory that we did not make is not ours to remove.
+        let there = self.stash.stat(&aside)?.ok_or_else(|| changed_meanwhile(name))?;
+        if (there.kind == Kind::Directory) != known.is_some() {
+            return Err(changed_meanwhile(name));
+        }
         if self.doubtful() {
-            self.stashed += 1;
-            let number = self.stashed;
-            dir.rename(name, &self.stash, number.to_string().as_bytes())?;
             let placed = self.dirs.path(parent).join(name);
             self.journal.push(RecordRef::Stashed { placed: &placed, number })
         } else {
-            dir.remove_all(name)
+            self.stashed -= 1;
+            self.stash.remove_all(&aside)
         }
     }
 

@@ -367,6 +367,18 @@ impl Dir {
         taken(rustix::fs::renameat_with(self, name, to, new_name, RenameFlags::NOREPLACE), "renameat2", name)
     }
 
+    /// Checks that `name`, which was just given to `what`, is `what`; something else there is removed, following nothing.
+    ///
+    /// # Errors
+    /// `Busy` where somebody put something else in its place a moment before the rename.
+    pub fn check_is(&self, name: &[u8], what: &Dir) -> Result<()> {
+        if self.stat(name)?.is_some_and(|st| what.stat_self().is_ok_and(|mine| mine.id == st.id)) {
+            return Ok(());
+        }
+        self.remove_all(name)?;
+        Err(Error::new(ErrorKind::Busy, format!("\"{}\" was changed by somebody else meanwhile", escape(name))))
+    }
+
     /// Returns the names inside, in the order the file system gives them, without `.` and `..`.
     pub fn list(&self) -> Result<Vec<Listed>> {
         // A handle's offset is shared by its clones: list from a fresh one.

@@ -140,12 +140,12 @@ impl Staging {
 
     /// Moves the tree to its name in `to`, which must be free.
     pub(super) fn give_tree(&self, to: &Dir, name: &str) -> Result<()> {
-        give(&self.dir, TREE, to, name)
+        give(&self.dir, TREE, &self.tree, to, name)
     }
 
     /// Moves the record to its name in `to`, which must be free.
     pub(super) fn give_record(&self, to: &Dir, name: &str) -> Result<()> {
-        give(&self.dir, b"meta", to, name)
+        give(&self.dir, b"meta", &self.meta, to, name)
     }
 
     pub(super) fn opened(&self) -> Instant {
@@ -234,11 +234,11 @@ fn agree(report: &StreamReport, expected: &Expected) -> Result<()> {
 const TREE: &[u8] = b"tree";
 const RECORD: &[u8] = b"record.json";
 
-fn give(from: &Dir, part: &[u8], to: &Dir, name: &str) -> Result<()> {
-    if from.rename_new(part, to, name.as_bytes())? {
-        return Ok(());
+fn give(from: &Dir, part: &[u8], what: &Dir, to: &Dir, name: &str) -> Result<()> {
+    if !from.rename_new(part, to, name.as_bytes())? {
+        return Err(Error::new(ErrorKind::AlreadyExists, format!("{name} is in the store already")));
     }
-    Err(Error::new(ErrorKind::AlreadyExists, format!("{name} is in the store already")))
+    to.check_is(name.as_bytes(), what)
 }
 
 /// Makes a directory with exactly this mode, whatever umask, setgid bit and default ACL say.

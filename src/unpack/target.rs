@@ -113,7 +113,7 @@ impl Target {
         }
         let at_last = self.path.file_name().unwrap_or_default().as_encoded_bytes();
         match rustix::fs::renameat(&self.staging, name, &self.home, at_last) {
-            Ok(()) => {}
+            Ok(()) => self.home.check_is(at_last, tree)?,
             Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(not_empty(&self.path)),
             Err(e) => return Err(at("put the tree in place at", &self.path, e.into())),
         }

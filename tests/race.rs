@@ -272,13 +272,14 @@ fn pull(
 /// Ends the process where a run hangs: no test harness would.
 struct Watchdog<'a>(&'a Mutex<bool>);
 
+impl Drop for Watchdog<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
+    }
+}
+
 fn with_watchdog(work: impl FnOnce()) {
     let done = Mutex::new(false);
-    impl Drop for Watchdog<'_> {
-        fn drop(&mut self) {
-            *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
-        }
-    }
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..6_000 {

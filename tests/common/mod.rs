@@ -133,10 +133,18 @@ impl Lab {
         layers: &[Vec<EntrySpec>],
         options: testkit::model::Options,
     ) -> Result<Vec<(&'static str, Tree)>> {
-        let tars: Vec<Vec<u8>> = layers.iter().map(testkit::layer).collect();
+        self.every_way_of_tars(&layers.iter().map(testkit::layer).collect::<Vec<_>>(), options)
+    }
+
+    /// As [`Lab::every_way`], for any archives.
+    pub fn every_way_of_tars(
+        &self,
+        tars: &[Vec<u8>],
+        options: testkit::model::Options,
+    ) -> Result<Vec<(&'static str, Tree)>> {
         let work = tempfile::tempdir_in(self.path()).unwrap();
         let layout = work.path().join("image");
-        OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars).tag("t")).unwrap();
+        OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars.to_vec()).tag("t")).unwrap();
         let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
         let options = Options { tree: tree_options(options), durable: false, jobs: 2, resolver: self.resolver, ..Options::default() };
         every_way_of(work.path(), &self.store, &reference, &options, &|path| self.describe(path))

@@ -327,5 +327,8 @@ fn what_readers_disagree_about_is_refused_or_ruled() {
 fn a_name_of_100_bytes_needs_no_nul() {
     let listing = ours(&after(tar().header(&regular(&"n".repeat(100))))).unwrap();
     assert_eq!(listing[0].0.len(), 100);
-    assert!(ours(&tar().header(&regular("a").raw(CHECKSUM, "1")).unfinished()).is_ok(), "the builder writes the sum last");
+    assert!(
+        ours(&tar().header(&regular("a").raw(CHECKSUM, "1")).unfinished()).is_ok(),
+        "the builder writes the sum last"
+    );
 }

@@ -220,7 +220,11 @@ fn race(lab: &Lab, phase: Phase, run: Run<'_>) -> Tally {
         match result {
             Ok(tree) if phase == Phase::Extraction => {
                 let wrong = compare(&model, &without_attacked_times(lab.comparable(tree)));
-                assert!(wrong.is_empty(), "neither the model's tree nor an error: {:#?}", &wrong[..wrong.len().min(20)]);
+                assert!(
+                    wrong.is_empty(),
+                    "neither the model's tree nor an error: {:#?}",
+                    &wrong[..wrong.len().min(20)]
+                );
                 tally.whole += 1;
             }
             Ok(_) => tally.whole += 1,

@@ -16,7 +16,7 @@ fn check_image(
     options: testkit::model::Options,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
-    let model = Model::of_image(options, layers);
+    let model = Model::of_image(lab.model_options(options), layers);
     let results = lab.every_way(layers, options);
     match (&model, &results) {
         (Err(_), Err(_)) => {}

@@ -19,9 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result, escape};
@@ -454,3 +452,6 @@ fn taken(result: rustix::io::Result<()>, call: &str, name: &[u8]) -> Result<bool
         Err(e) => Err(failed(call, name, e)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,8 @@ impl Dir {
     /// The first thing that could not be removed; everything else is gone by then. `EXDEV` or `EBUSY`: something is
     /// mounted inside, and it was not touched.
     pub fn remove_tree(&self, name: &[u8], stop: &dyn Fn() -> bool) -> Result<Removal> {
-        match unlink(self, name, AtFlags::empty()) {
+        // This directory stays: its mode is not ours to change, those of what is below are.
+        match unlinkat(self, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(Removal::Complete),
             // EPERM is what POSIX says for a directory; if it is not one, opening it fails below.
             Err(Errno::ISDIR | Errno::PERM) => {}
@@ -67,7 +68,7 @@ impl Dir {
             if walk.empty(&top, 0)? == Removal::Stopped {
                 return Ok(Removal::Stopped);
             }
-            match unlink(self, name, AtFlags::REMOVEDIR) {
+            match unlinkat(self, name, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => return Ok(Removal::Complete),
                 // Something was renamed up or added meanwhile, or reading skipped names while others were removed.
                 Err(Errno::NOTEMPTY | Errno::EXIST) if walk.progress => walk.error = None,

@@ -1,8 +1,8 @@
 //! Where a layer is written before anybody may see it, and the seal that makes it publishable.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::Write as _;
 use std::io;
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};

@@ -44,7 +44,8 @@ impl Header {
             version.copy_from_slice(b"00");
         }
         place.entry = until_nul(&raw.as_old().name).to_vec();
-        let (magic, prefix) = (block.get(257..265).unwrap_or_default(), until_nul(block.get(345..500).unwrap_or_default()));
+        let (magic, prefix) =
+            (block.get(257..265).unwrap_or_default(), until_nul(block.get(345..500).unwrap_or_default()));
         // libarchive looks at five letters, GNU tar and Go at what follows them as well.
         let known = magic.starts_with(b"ustar\0") || magic == b"ustar  \0" || !magic.starts_with(b"ustar");
         if !known && !prefix.is_empty() {

@@ -63,9 +63,7 @@ pub(super) fn read_stream<P: Sync>(
         let expected = Expected { digest: digest_in_name(&member.name), size: Some(member.size), diff_id: None };
         let mut hasher = expected.digest.is_none().then(|| Hasher::new(Algorithm::Sha256));
         let here = make(at)?;
-        let result = feed(member, hasher.as_mut(), |blob| {
-            bench.lay(at, blob, expected.clone(), &place(&here))
-        })?;
+        let result = feed(member, hasher.as_mut(), |blob| bench.lay(at, blob, expected.clone(), &place(&here)))?;
         let result = match result {
             Ok(laid) => Ok((here, laid)),
             // The run itself failed, not the member.

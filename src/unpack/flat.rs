@@ -153,9 +153,8 @@ impl Flat<'_> {
 
     fn copy_place(&self, first: &Place, number: usize) -> Result<Place> {
         let place = self.place(usize::MAX - number)?;
-        let copy = |from: &Dir, to: &Dir| {
-            copy_view(&ChainView::new(vec![Layer { dir: from.clone(), marks: None }]), to, true)
-        };
+        let copy =
+            |from: &Dir, to: &Dir| copy_view(&ChainView::new(vec![Layer { dir: from.clone(), marks: None }]), to, true);
         copy(&first.tree, &place.tree)?;
         if let Some(stash) = first.stash()? {
             copy(&stash, &place.meta.new_dir(STASH, 0o700)?)?;

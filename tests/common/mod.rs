@@ -106,14 +106,17 @@ impl Lab {
         self.dir.path()
     }
 
-    /// Whether this place can show the image at all: a user namespace has no devices, and not every owner.
+    /// The model's options for this place: a user namespace has no devices.
+    pub fn model_options(&self, options: testkit::model::Options) -> testkit::model::Options {
+        testkit::model::Options { skip_devices: self.in_user_namespace, ..options }
+    }
+
+    /// Whether this place can show the image at all: a user namespace has not every owner.
     pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
-        use testkit::EntryKind::{Block, Char};
         let fits = |e: &EntrySpec| {
-            let device = matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
             let owners = e.uid < 65536 && e.gid < 65536;
             let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
-            !self.in_user_namespace || (!device && (owners || self.one_id) && xattrs)
+            !self.in_user_namespace || ((owners || self.one_id) && xattrs)
         };
         layers.iter().flatten().all(fits)
     }
@@ -146,7 +149,13 @@ impl Lab {
         let layout = work.path().join("image");
         OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars.to_vec()).tag("t")).unwrap();
         let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
-        let options = Options { tree: tree_options(options), durable: false, jobs: 2, resolver: self.resolver, ..Options::default() };
+        let options = Options {
+            tree: tree_options(options),
+            durable: false,
+            jobs: 2,
+            resolver: self.resolver,
+            ..Options::default()
+        };
         every_way_of(work.path(), &self.store, &reference, &options, &|path| self.describe(path))
     }
 }

@@ -190,6 +190,9 @@ crate::cases! {
         vec![symlink("usr/lib", &at.victim), file("lib/file", "2")],
         vec![whiteout("lib", "sub"), hardlink("h", "usr/lib/file")],
     ];
+    d06_file_then_directory_over_a_lower_directory: |_| vec![
+        vec![dir("d/"), file("d/old", "1")], vec![file("d", "x"), dir("d/"), file("d/new", "2")],
+    ];
     w04_whiteout_then_symlink_then_through_it: |at| vec![
         vec![dir("d/"), file("d/file", "1")], vec![whiteout("", "d"), symlink("d", &at.victim), file("d/file", "2")],
     ];

@@ -1,6 +1,6 @@
 //! Nodes that must not be opened: a pipe's open blocks, a device's open has effects.
 
-use testkit::{blk, chr, dir, file, fifo, hardlink, symlink, whiteout};
+use testkit::{blk, chr, dir, fifo, file, hardlink, symlink, whiteout};
 
 crate::cases! {
     // A reader would wait for a writer that never comes.
@@ -30,6 +30,18 @@ crate::cases! {
     ];
     a_device_through_a_symlink_out: |at| vec![
         vec![symlink("l", &at.victim), chr("l/null", 1, 3), fifo("l/p")], vec![chr("l/zero", 1, 5), fifo("l/file")],
+    ];
+    // Where devices cannot be made, the older file of that name must not show instead.
+    r02_a_device_replaces_what_is_below: |_| vec![
+        vec![file("a", "1"), dir("d/"), file("d/f", "1"), dir("e/"), file("e/f", "1"), symlink("usr", "e")],
+        vec![
+            chr("a", 1, 3), blk("d", 8, 0), chr("new/c", 1, 5), file("x", "1"), hardlink("y", "x"), chr("x", 1, 3),
+            chr("usr/f", 1, 3), chr("e/g", 1, 3), file("e/g", "now a file"), chr("h", 1, 3), dir("h/"), file("h/f", "x"),
+        ],
+        vec![file("d/g", "2"), hardlink("z", "y")],
+    ];
+    r02_a_device_then_a_directory_over_a_lower_directory: |_| vec![
+        vec![dir("d/"), file("d/old", "1")], vec![chr("d", 1, 3), dir("d/"), file("d/new", "2")],
     ];
     w21_a_character_device_0_0_hides_nothing: |_| vec![
         vec![file("a", "1"), dir("d/"), file("d/f", "1")],

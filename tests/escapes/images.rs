@@ -167,14 +167,25 @@ fn cve_2014_9358_names_in_a_docker_archive_stay_in_it() {
         ("layer is a symlink out", "config.json", "a/layer.tar", vec![symlink("a/layer.tar", &climb)]),
         ("layer is an absolute symlink", "config.json", "a/layer.tar", vec![symlink("a/layer.tar", &absolute)]),
         ("layer is a hard link out", "config.json", "a/layer.tar", vec![testkit::hardlink("a/layer.tar", &climb)]),
-        ("layer is a hard link to an absolute name", "config.json", "a/layer.tar", vec![testkit::hardlink("a/layer.tar", &absolute)]),
-        ("layer through a symlinked directory", "config.json", "a/layer.tar", vec![symlink("a", place.victim(""). to_str().unwrap())]),
+        (
+            "layer is a hard link to an absolute name",
+            "config.json",
+            "a/layer.tar",
+            vec![testkit::hardlink("a/layer.tar", &absolute)],
+        ),
+        (
+            "layer through a symlinked directory",
+            "config.json",
+            "a/layer.tar",
+            vec![symlink("a", place.victim("").to_str().unwrap())],
+        ),
     ] {
         let error = place.refused(what, &docker(&place, config, layer, &members), &options);
         assert!(matches!(error.kind(), ErrorKind::Malformed | ErrorKind::NotFound), "{what}: {error}");
     }
     // A member's own name is no path either.
-    let reference: Reference = docker(&place, "config.json", "a/layer.tar", &[file(&climb, "x"), good]).parse().unwrap();
+    let reference: Reference =
+        docker(&place, "config.json", "a/layer.tar", &[file(&climb, "x"), good]).parse().unwrap();
     let before = place.canary.look();
     // Refused or unpacked: both are fine, as long as nothing is written there.
     let _ = unpack::unpack(&reference, &place.lab.path().join("flat"), None, &options, &|_| {});
@@ -245,7 +256,9 @@ fn cve_2017_14992_a_bomb_stops_early() {
 
 #[test]
 fn cve_2014_9357_cve_2021_20291_xz_starts_no_program_and_waits_for_none() {
-    let Some(place) = Place::new("cve_2014_9357_cve_2021_20291_xz_starts_no_program_and_waits_for_none") else { return };
+    let Some(place) = Place::new("cve_2014_9357_cve_2021_20291_xz_starts_no_program_and_waits_for_none") else {
+        return;
+    };
     let options = Options { durable: false, ..Options::default() };
     for blob in [&b"\xfd7zXZ\0\0\x04"[..], b"\xfd7zXZ\0broken", b"BZh91AY&SY"] {
         let layer = LayerSpec::new(place.tar.clone()).blob(blob);

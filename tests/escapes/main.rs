@@ -68,7 +68,7 @@ pub fn escape(name: &str, make: &dyn Fn(&At) -> (Vec<Vec<u8>>, Option<Vec<Vec<En
         return;
     }
     let before = canary.look();
-    let model = spoken.map(|layers| Model::of_image(ModelOptions::default(), &layers));
+    let model = spoken.map(|layers| Model::of_image(lab.model_options(ModelOptions::default()), &layers));
     for resolver in [Resolver::Openat2, Resolver::Steps] {
         lab.resolver = Some(resolver);
         let result = lab.every_way_of_tars(&tars, ModelOptions::default());
@@ -76,7 +76,10 @@ pub fn escape(name: &str, make: &dyn Fn(&At) -> (Vec<Vec<u8>>, Option<Vec<Vec<En
         assert!(escaped.is_empty(), "{name}, {resolver:?}: ESCAPED: {escaped:?}");
         match (&model, result) {
             (None | Some(Err(_)), Err(e)) => {
-                assert!(matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit), "{name}: refused in an odd way: {e}");
+                assert!(
+                    matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit),
+                    "{name}: refused in an odd way: {e}"
+                );
             }
             (Some(Ok(model)), Ok(trees)) => {
                 let expected = lab.comparable(model.tree());

@@ -80,7 +80,12 @@ fn what_took_the_place_of_something_published_is_removed_and_not_followed() {
 #[test]
 fn go_archive_105_109_modes_and_xattrs_need_no_proc() {
     let status = std::process::Command::new("unshare")
-        .args(["-Urm", "sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" --exact root::tests::child_without_proc --ignored"])
+        .args([
+            "-Urm",
+            "sh",
+            "-c",
+            "mount -t tmpfs none /proc && exec \"$0\" --exact root::tests::child_without_proc --ignored",
+        ])
         .arg(std::env::current_exe().unwrap())
         .env("UNPLY_NO_PROC", "1")
         .output();

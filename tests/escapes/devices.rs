@@ -32,7 +32,7 @@ crate::cases! {
         vec![symlink("l", &at.victim), chr("l/null", 1, 3), fifo("l/p")], vec![chr("l/zero", 1, 5), fifo("l/file")],
     ];
     // Where devices cannot be made, the older file of that name must not show instead.
-    r02_a_device_replaces_what_is_below: |_| vec![
+    a_device_that_cannot_be_made_replaces_what_is_below: |_| vec![
         vec![file("a", "1"), dir("d/"), file("d/f", "1"), dir("e/"), file("e/f", "1"), symlink("usr", "e")],
         vec![
             chr("a", 1, 3), blk("d", 8, 0), chr("new/c", 1, 5), file("x", "1"), hardlink("y", "x"), chr("x", 1, 3),
@@ -40,7 +40,7 @@ crate::cases! {
         ],
         vec![file("d/g", "2"), hardlink("z", "y")],
     ];
-    r02_a_device_then_a_directory_over_a_lower_directory: |_| vec![
+    a_device_that_cannot_be_made_then_a_directory: |_| vec![
         vec![dir("d/"), file("d/old", "1")], vec![chr("d", 1, 3), dir("d/"), file("d/new", "2")],
     ];
     w21_a_character_device_0_0_hides_nothing: |_| vec![

@@ -92,6 +92,12 @@ impl Layer<'_> {
         if self.opaques + self.whiteouts > 0 {
             self.marks()?;
         }
+        let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
+        for (parent, name) in std::mem::take(&mut self.unmade) {
+            if !self.dirs.gone(parent) {
+                self.hide(parent, &name, &mut marker)?;
+            }
+        }
         let live = self.dirs.live();
         let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(self.dirs.parent(*id));
         if stashed || self.facts.late_links > 0 || live.iter().any(implied) {
@@ -154,6 +160,11 @@ impl Layer<'_> {
             self.facts.depends_on_lower = true;
             return Ok(());
         };
+        self.hide(id, name, marker)
+    }
+
+    /// Hides what lower layers have at `name`, whatever this layer has there.
+    fn hide(&mut self, id: DirId, name: &[u8], marker: &mut Marker) -> Result<()> {
         if let Some(child) = self.dirs.child(id, name) {
             // The layer has a directory of that name: it replaces the lower one as a whole (W2, W4).
             self.dirs.info_mut(child).opaque = true;

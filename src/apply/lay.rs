@@ -37,6 +37,8 @@ pub(super) struct Layer<'o> {
     pub(super) facts: LayerFacts,
     pub(super) whiteouts: u64,
     pub(super) opaques: u64,
+    /// Names of devices that could not be made here: they hide what lower layers have all the same (R2).
+    pub(super) unmade: Vec<(DirId, Vec<u8>)>,
     last_parent: Option<(LiteralPath, DirId)>,
     /// Owner that the kernel gives to what this process makes.
     creator: (u32, u32),
@@ -62,6 +64,7 @@ impl<'o> Layer<'o> {
             facts: LayerFacts::default(),
             whiteouts: 0,
             opaques: 0,
+            unmade: Vec::new(),
             last_parent: None,
             creator: me,
             umask: crate::sys::umask(),
@@ -132,7 +135,7 @@ impl<'o> Layer<'o> {
             Err(e) if self.may_be_wrong(&e) => return self.unplaced(&path, node, &meta, data),
             other => other?,
         };
-        let mut placed = self.dirs.path(parent).join(last);
+        let placed = self.dirs.path(parent).join(last);
         let node = match node {
             Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
             other => other,
@@ -143,23 +146,12 @@ impl<'o> Layer<'o> {
                 self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
             }
             Node::Symlink(_) | Node::CharDevice(..) | Node::BlockDevice(..) | Node::Fifo => {
-                if !self.special(parent, last, &node, &meta, name, warn)? {
-                    // Not made here, so no view of the layer may expect it.
-                    placed = LiteralPath::default();
-                }
+                self.special(parent, last, &node, &meta, name, warn)?;
             }
             Node::HardLink(_) | Node::AufsLink(_) => {}
         }
-        if !placed.is_root() {
-            self.journal.push(RecordRef::Make {
-                path: &path,
-                placed: Some(&placed),
-                source: None,
-                node: &node,
-                meta: &meta,
-            })?;
-        }
-        Ok(())
+        let placed = Some(&placed);
+        self.journal.push(RecordRef::Make { path: &path, placed, source: None, node: &node, meta: &meta })
     }
 
     /// Returns the directory at the literal path `path`, making what is missing (spec-notes, phase 2, *Parent*).
@@ -259,17 +251,25 @@ impl<'o> Layer<'o> {
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
     fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
         self.last_parent = None;
-        if let Some(id) = self.dirs.child(parent, name) {
+        let known = self.dirs.child(parent, name);
+        if let Some(id) = known {
             self.dirs.forget(id);
         }
+        self.stashed += 1;
+        let number = self.stashed;
+        let aside = number.to_string().into_bytes();
+        dir.rename(name, &self.stash, &aside)?;
+        // Looked at where nobody else reaches it: a directory that we did not make is not ours to remove.
+        let there = self.stash.stat(&aside)?.ok_or_else(|| changed_meanwhile(name))?;
+        if (there.kind == Kind::Directory) != known.is_some() {
+            return Err(changed_meanwhile(name));
+        }
         if self.doubtful() {
-            self.stashed += 1;
-            let number = self.stashed;
-            dir.rename(name, &self.stash, number.to_string().as_bytes())?;
             let placed = self.dirs.path(parent).join(name);
             self.journal.push(RecordRef::Stashed { placed: &placed, number })
         } else {
-            dir.remove_all(name)
+            self.stashed -= 1;
+            self.stash.remove_all(&aside)
         }
     }
 
@@ -462,7 +462,7 @@ impl<'o> Layer<'o> {
         Err(Error::io(message, e.into()))
     }
 
-    /// Makes a symlink, device or pipe; `false` where it was skipped with a warning.
+    /// Makes a symlink, device or pipe; a device that cannot be made here is skipped with a warning.
     fn special(
         &mut self,
         parent: DirId,
@@ -471,7 +471,7 @@ impl<'o> Layer<'o> {
         meta: &NodeMeta,
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let dir = self.dirs.handle(parent)?;
         let device = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..));
         if device && self.options.skip_devices {
@@ -481,7 +481,8 @@ impl<'o> Layer<'o> {
                 self.duplicate(parent, &dir, name, entry, warn)?;
             }
             self.facts.devices_skipped = true;
-            return Ok(false);
+            self.unmade.push((parent, name.to_vec()));
+            return Ok(());
         }
         let make = |dir: &Dir| match node {
             Node::Symlink(target) => dir.make_symlink(name, target),
@@ -504,8 +505,7 @@ impl<'o> Layer<'o> {
         if is_link {
             self.last_parent = None;
         }
-        self.finish_named(&dir, name, meta, is_link, entry, warn)?;
-        Ok(true)
+        self.finish_named(&dir, name, meta, is_link, entry, warn)
     }
 
     /// Owner → xattrs → mode → times by name, for what must not be opened.

@@ -148,6 +148,14 @@ impl Dir {
         xattrs_of(self)
     }
 
+    /// Undoes what the place gave a directory that was just made (default ACL, setgid bit, umask): exactly this mode.
+    pub fn forget_the_place(&self, mode: u32) -> Result<()> {
+        for acl in [&b"system.posix_acl_default"[..], b"system.posix_acl_access"] {
+            self.remove_xattr_self(acl)?;
+        }
+        set_mode_fd(self, mode).map_err(|e| failed("fchmod", b".", e))
+    }
+
     /// Gives `name` this metadata: owner, xattrs (added to what is there), mode unless it is a symlink, times; nothing is followed.
     pub fn apply_meta(&self, name: &[u8], node: &NodeMeta, owner: bool, is_symlink: bool) -> Result<()> {
         if owner {

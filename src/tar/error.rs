@@ -103,12 +103,24 @@ pub enum Error {
         gnu: Vec<u8>,
     },
     /// A hard link whose PAX header gives it a size (L10): readers disagree whether data follows.
-    #[error("hard link with a PAX size of {found}, expected none or 0")]
-    LinkWithSize {
+    #[error("entry of type \"{}\" with a PAX size of {found}, expected none or 0", escape(&[*.typeflag]))]
+    SizeWithoutData {
         /// Where.
         at: Place,
+        /// The type flag.
+        typeflag: u8,
         /// The size, in bytes.
         found: u64,
+    },
+    /// A prefix under a magic that is neither POSIX's nor GNU's (T29): readers disagree whether it belongs to the name.
+    #[error("prefix \"{}\" under the magic \"{}\" is ambiguous", escape(.prefix), escape(.magic))]
+    AmbiguousPrefix {
+        /// Where.
+        at: Place,
+        /// Magic and version.
+        magic: Vec<u8>,
+        /// The prefix.
+        prefix: Vec<u8>,
     },
     /// A PAX record breaks its syntax (T19).
     #[error("malformed PAX record: {problem}")]
@@ -206,7 +218,8 @@ impl Error {
             | Error::Dangling { at, .. }
             | Error::SecondPaxHeader { at, .. }
             | Error::AmbiguousName { at, .. }
-            | Error::LinkWithSize { at, .. }
+            | Error::SizeWithoutData { at, .. }
+            | Error::AmbiguousPrefix { at, .. }
             | Error::PaxRecord { at, .. }
             | Error::PaxValue { at, .. }
             | Error::PaxNul { at, .. }
@@ -233,7 +246,9 @@ impl Error {
             Error::Dangling { .. } | Error::SparseCarrier { .. } => "T30",
             Error::SecondPaxHeader { .. } => "T17",
             Error::AmbiguousName { .. } => "T16",
-            Error::LinkWithSize { .. } => "L10",
+            Error::SizeWithoutData { typeflag: b'1', .. } => "L10",
+            Error::SizeWithoutData { .. } => "T15",
+            Error::AmbiguousPrefix { .. } => "T29",
             Error::PaxRecord { .. } | Error::PaxValue { .. } => "T19",
             Error::PaxNul { .. } => "T20",
             Error::SparseMap { .. } => "T26",

@@ -35,6 +35,10 @@ pub(crate) use lay::{MAX_SYMLINKS, implied_meta, too_many_symlinks};
 pub(crate) use plan::check_implied;
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
 
+/// The entry of an eStargz layer that lists the others
+/// (<https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>).
+pub(crate) const STARGZ_INDEX: &[u8] = b"stargz.index.json";
+
 /// Something odd that was accepted, or dropped, while a layer was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
@@ -101,65 +105,65 @@ pub fn apply_layer<R: BufRead>(
     warn: &mut dyn FnMut(Warning),
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Applied> {
-    let mut parser = Parser::new(&options.plan.limits);
     let mut layer = lay::Layer::new(target, options)?;
+    let parser = Parser::new(&options.plan.limits);
+    let entries = each_entry(input, parser, warn, check, &mut |entry, data, warn| {
+        let (offset, name, mtime) = (entry.offset, entry.path.clone(), entry.mtime);
+        let action = plan(entry, &options.plan, warn)?;
+        layer.run(action, mtime, &name, data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))
+    })?;
+    behind_the_end(input, warn)?;
+    let facts = layer.finish(warn)?;
+    Ok(Applied { facts: LayerFacts { entries, ..facts } })
+}
+
+/// What is done with one entry, its data, and what is to be warned of.
+type Visit<'a, R> = &'a mut dyn FnMut(tar::Entry, &mut Data<'_, R>, &mut dyn FnMut(Warning)) -> Result<()>;
+
+/// Calls `visit` for each entry of a tar stream and returns how many there were; data that it leaves is skipped. Stops
+/// after the end-of-archive blocks.
+///
+/// # Errors
+/// As [`apply_layer`], and what `visit` returns.
+pub(crate) fn each_entry<R: BufRead>(
+    input: &mut R,
+    mut parser: Parser,
+    warn: &mut dyn FnMut(Warning),
+    check: &dyn Fn() -> Result<()>,
+    visit: Visit<'_, R>,
+) -> Result<u64> {
     let mut entries = 0u64;
     let mut block = [0u8; 512];
     loop {
         if !read_block(input, &mut block)? {
             parser.finish().map_err(Error::from)?;
-            break;
+            return Ok(entries);
         }
-        let step = parser.block(&block).map_err(Error::from)?;
+        let step = parser.block(&block);
         for oddity in parser.take_oddities() {
             warn(Warning::new(oddity.code, &oddity.path, oddity.detail));
         }
-        match step {
+        match step.map_err(Error::from)? {
             Step::More => {}
-            Step::End => {
-                behind_the_end(input, &options.plan.limits, warn)?;
-                break;
-            }
+            Step::End => return Ok(entries),
             Step::Skip(n) => skip(input, n)?,
             Step::Entry(entry) => {
                 check()?;
                 entries += 1;
-                if entries > options.plan.limits.max_entries {
-                    return Err(Error::new(
-                        ErrorKind::Limit,
-                        format!("more than {} entries in one layer (--max-entries)", options.plan.limits.max_entries),
-                    )
-                    .with_entry(&entry.path)
-                    .with_offset(entry.offset));
-                }
-                one_entry(input, &mut layer, *entry, options, warn)?;
+                let stored = entry.stored;
+                let mut data = Data { input, left: stored };
+                visit(*entry, &mut data, warn)?;
+                let rest = data.left;
+                skip(input, rest)?;
+                skip_padding(input, (512 - stored % 512) % 512)?;
             }
         }
     }
-    let facts = layer.finish(warn)?;
-    Ok(Applied { facts: LayerFacts { entries, ..facts } })
-}
-
-fn one_entry<R: BufRead>(
-    input: &mut R,
-    layer: &mut lay::Layer<'_>,
-    entry: tar::Entry,
-    options: &ApplyOptions,
-    warn: &mut dyn FnMut(Warning),
-) -> Result<()> {
-    let (stored, offset) = (entry.stored, entry.offset);
-    let (name, mtime) = (entry.path.clone(), entry.mtime);
-    let action = plan(entry, &options.plan, warn)?;
-    let mut data = Data { input, left: stored };
-    layer.run(action, mtime, &name, &mut data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))?;
-    let rest = data.left;
-    skip(input, rest)?;
-    skip_padding(input, (512 - stored % 512) % 512)
 }
 
 /// Looks for something behind the end of the archive: no reader takes it for entries (T4, T5), so whoever put it there
 /// should be seen. Stops at the first block that is not zero.
-fn behind_the_end<R: BufRead>(input: &mut R, limits: &Limits, warn: &mut dyn FnMut(Warning)) -> Result<()> {
+fn behind_the_end<R: BufRead>(input: &mut R, warn: &mut dyn FnMut(Warning)) -> Result<()> {
     let mut block = [0u8; 512];
     loop {
         let have = read_some(input, &mut block)?;
@@ -167,8 +171,12 @@ fn behind_the_end<R: BufRead>(input: &mut R, limits: &Limits, warn: &mut dyn FnM
         if found.is_empty() {
             return Ok(());
         }
+        // The writer of eStargz that keeps a blob's own end puts its index behind it.
+        if found.starts_with(STARGZ_INDEX) {
+            return Ok(());
+        }
         if found.iter().any(|b| *b != 0) {
-            let archive = have == block.len() && Parser::new(limits).block(&block).is_ok();
+            let archive = have == block.len() && Parser::new(&Limits::default()).block(&block).is_ok();
             let what = if archive { "another archive follows" } else { "bytes that are not zero follow" };
             let detail = format!("{what} the end of the archive; hashed, not read (T4, T5)");
             warn(Warning::new("data-after-end", b"", detail));

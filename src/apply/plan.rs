@@ -4,7 +4,7 @@
 //! `docs/spec-notes.md`, whose headings this file follows.
 
 use crate::error::{Error, ErrorKind};
-use crate::policy::{Limits, Selinux, TreeOptions, XattrFlavour};
+use crate::policy::{Limit, Limits, Selinux, TreeOptions, XattrFlavour};
 use crate::root::{Meta, NodeMeta};
 use crate::tar::{Entry, EntryKind, Region};
 
@@ -15,7 +15,7 @@ pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The exact name of an opaque marker.
 pub const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 /// AUFS's own names at the root of a layer.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
+pub(crate) const AUFS_PREFIX: &[u8] = b".wh..wh.";
 /// AUFS's directory of hard-link sources.
 const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 /// The xattr that holds file capabilities.
@@ -194,10 +194,7 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     }
     let depth = path.depth();
     if depth > limits.max_depth {
-        return Err(Error::new(
-            ErrorKind::Limit,
-            format!("path has {depth} components, the limit is {} (--max-depth)", limits.max_depth),
-        ));
+        return Err(limits.exceeded(Limit::Depth, depth));
     }
     let Some((parent, last)) = path.split_last() else {
         return root_entry(entry, options, warn);
@@ -285,10 +282,7 @@ fn root_entry(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
 
 fn check_path(path: &[u8], limits: &Limits) -> Result<(), Error> {
     if path.len() > limits.max_path_bytes {
-        return Err(Error::new(
-            ErrorKind::Limit,
-            format!("path has {} bytes, the limit is {} (--max-path-bytes)", path.len(), limits.max_path_bytes),
-        ));
+        return Err(limits.exceeded(Limit::PathBytes, path.len()));
     }
     Ok(())
 }

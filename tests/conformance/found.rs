@@ -1,8 +1,8 @@
 //! Which tests guard a rule: found in the sources by their names, never listed by hand.
 //!
 //! Four kinds: images and archives of testkit (by their `rules`, and by name), test functions (every word of the name that is a rule
-//! in two digits, such as `fn z04_z11_…`), and named entries of tables in `tests/`, such as the escape catalogue's
-//! `"s14_magic_link"`.
+//! in two digits, such as `fn z04_z11_…` or, in the escape catalogue, `s14_magic_link: |at| …`), and named entries of
+//! tables in `tests/`, such as `"t08_a_wrong_checksum"` in `tests/parsers.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -98,6 +98,8 @@ impl Found {
         for line in text.lines().map(str::trim) {
             if line.starts_with("#[test]") {
                 is_test = true;
+            } else if let Some(name) = in_a_catalogue(line) {
+                self.named(Sort::Function, name);
             } else if line.starts_with("#[ignore") {
                 is_test = false;
             } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("pub fn "))
@@ -134,6 +136,13 @@ impl Found {
             self.tests.push(Test { sort, name: name.to_owned(), rules });
         }
     }
+}
+
+/// An entry of a macro that makes a test function of each, as in `tests/escapes/`: `s14_magic_link: |at| …`.
+fn in_a_catalogue(line: &str) -> Option<&str> {
+    let (name, rest) = line.split_once(": |")?;
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    (plain && name.contains('_') && rest.contains("| ")).then_some(name)
 }
 
 fn exists(id: Id) -> bool {

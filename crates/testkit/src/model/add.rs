@@ -78,6 +78,12 @@ impl Model {
     /// "Regular file, symlink, device, fifo": always a new inode (L7, L8).
     fn other(&mut self, entry: &EntrySpec, path: &Path) -> Result<(), Refusal> {
         let (dir, name) = self.parent(entry, path)?;
+        if self.options.skip_devices && matches!(entry.kind, EntryKind::Char(..) | EntryKind::Block(..)) {
+            // "What it replaces is removed, and nothing takes its place."
+            self.disk.remove(&dir, &name);
+            self.warn("device-skipped", &entry.path);
+            return Ok(());
+        }
         let kind = match &entry.kind {
             EntryKind::File(content) => Kind::file(content),
             EntryKind::Symlink(target) => Kind::Symlink(target.clone()),

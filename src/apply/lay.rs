@@ -18,7 +18,7 @@ use super::facts::{LayerFacts, RootMeta};
 use super::journal::{RecordRef, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
-use super::{ApplyOptions, Data, Target, Warning, check_implied};
+use super::{ApplyOptions, Data, Target, Warning, check_implied, unheld};
 
 /// Symlinks expanded in one walk before it is refused (S12).
 pub(crate) const MAX_SYMLINKS: usize = 40;
@@ -46,6 +46,8 @@ pub(super) struct Layer<'o> {
     squashed: u64,
     /// The first entry that was squashed.
     first_squashed: Vec<u8>,
+    /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
+    pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
     /// Names so far, with `strict` only.
     seen: HashSet<LiteralPath>,
 }
@@ -70,6 +72,7 @@ impl<'o> Layer<'o> {
             umask: crate::sys::umask(),
             squashed: 0,
             first_squashed: Vec::new(),
+            refused_xattrs: Vec::new(),
             seen: HashSet::new(),
         })
     }
@@ -420,7 +423,12 @@ impl<'o> Layer<'o> {
         if !by_open {
             fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
         }
-        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))
+        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))?;
+        if unheld::rare_time(meta.mtime) {
+            let kept = fdmeta::mtime_fd(fd).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(meta.mtime, kept, entry, warn);
+        }
+        Ok(())
     }
 
     pub(super) fn count_squashed(&mut self, meta: &Meta, entry: &[u8]) {
@@ -430,36 +438,6 @@ impl<'o> Layer<'o> {
             }
             self.squashed += 1;
         }
-    }
-
-    /// Tells apart xattrs that this place cannot hold, which are dropped with a warning, from real failures.
-    pub(super) fn tolerate_xattr(
-        &self,
-        result: rustix::io::Result<()>,
-        name: &[u8],
-        value: &[u8],
-        entry: &[u8],
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
-        let e = match result {
-            Ok(()) => return Ok(()),
-            Err(e) => e,
-        };
-        let tolerable = e == Errno::OPNOTSUPP
-            || (self.options.tolerate_xattrs && matches!(e, Errno::PERM | Errno::ACCESS | Errno::INVAL));
-        if tolerable {
-            warn(Warning::new("xattr-unsupported", entry, format!("xattr {} dropped: {e}", escape(name))));
-            return Ok(());
-        }
-        let message = format!("setxattr(\"{}\", {} bytes)", escape(name), value.len());
-        if matches!(e, Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) && value.len() > 2048 {
-            // ext4 keeps all xattrs of a file in one block and says ENOSPC: the disk is not full.
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{message}: the file system cannot hold an xattr of this size"),
-            ));
-        }
-        Err(Error::io(message, e.into()))
     }
 
     /// Makes a symlink, device or pipe; a device that cannot be made here is skipped with a warning.
@@ -530,7 +508,13 @@ impl<'o> Layer<'o> {
         if !is_link {
             dir.set_mode(name, node.meta.mode)?;
         }
-        dir.set_times(name, &node.meta)
+        dir.set_times(name, &node.meta)?;
+        if unheld::rare_time(node.meta.mtime)
+            && let Some(st) = dir.stat(name)?
+        {
+            self.check_time(node.meta.mtime, st.meta.mtime, entry, warn);
+        }
+        Ok(())
     }
 
     /// Returns how many entries were squashed, and the first of them.

@@ -79,6 +79,11 @@ pub fn set_times_fd(fd: impl AsFd, meta: &Meta) -> rustix::io::Result<()> {
     rustix::fs::futimens(fd, &meta.timestamps())
 }
 
+/// Returns the modification time by descriptor.
+pub fn mtime_fd(fd: impl AsFd) -> rustix::io::Result<Timestamp> {
+    Ok(Meta::from_raw(&rustix::fs::fstat(fd)?).mtime)
+}
+
 /// Sets one xattr by descriptor (a real one, not `O_PATH`).
 pub fn set_xattr_fd(fd: impl AsFd, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())

@@ -182,6 +182,20 @@ pub enum Error {
         /// The longest accepted, in bytes.
         max: usize,
     },
+    /// An xattr that Linux can store nowhere: a name over 255 bytes or a value over 65,536 (M21).
+    #[error("{part} of xattr \"{}\" has {found} bytes, Linux stores at most {max}", escape(.name))]
+    XattrTooLarge {
+        /// Where the record begins.
+        at: Place,
+        /// `name` or `value`.
+        part: &'static str,
+        /// The name's first bytes.
+        name: Vec<u8>,
+        /// Length of that part in bytes.
+        found: usize,
+        /// The longest that Linux stores, in bytes.
+        max: usize,
+    },
     /// Too much of something; the only variant of kind `Limit` (B2 to B6).
     #[error("{}: {}, the limit is {limit}", .which.bounds(), Number(*.found))]
     Limit {
@@ -226,6 +240,7 @@ impl Error {
             | Error::SparseCarrier { at, .. }
             | Error::SparseMap { at, .. }
             | Error::SymlinkTarget { at, .. }
+            | Error::XattrTooLarge { at, .. }
             | Error::Limit { at, .. } => at,
         }
     }
@@ -253,6 +268,7 @@ impl Error {
             Error::PaxNul { .. } => "T20",
             Error::SparseMap { .. } => "T26",
             Error::SymlinkTarget { .. } => "S1",
+            Error::XattrTooLarge { .. } => "M21",
             Error::Limit { .. } => "B3",
         }
     }

@@ -158,6 +158,14 @@ fn flavour_of(probe: sys::StoreProbe, dir: &Path) -> Result<Flavour> {
         )
         .with_hint("choose a directory on ext4, xfs, btrfs or a recent tmpfs"));
     };
+    if !probe.d_type {
+        // Overlayfs tells a whiteout from a file by the type in the listing: it would show the names that it hides (N14).
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("listings of {} ({}) give no types, which overlayfs needs", dir.display(), probe.fs_type),
+        )
+        .with_hint("make the file system again with that feature: ext4 -O filetype, xfs -n ftype=1"));
+    }
     let whiteouts = if probe.char_whiteouts { WhiteoutForm::CharDevice } else { WhiteoutForm::Xattr };
     Ok(Flavour { xattr, ownership, whiteouts })
 }

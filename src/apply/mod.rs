@@ -145,7 +145,10 @@ pub(crate) fn each_entry<R: BufRead>(
         }
         match step.map_err(Error::from)? {
             Step::More => {}
-            Step::End => return Ok(entries),
+            Step::End => {
+                behind_the_end(input, warn)?;
+                return Ok(entries);
+            }
             Step::Skip(n) => skip(input, n)?,
             Step::Entry(entry) => {
                 check()?;

@@ -135,20 +135,16 @@ pub(crate) fn each_entry<R: BufRead>(
     let mut entries = 0u64;
     let mut block = [0u8; 512];
     loop {
-        if !read_block(input, &mut block)? {
-            parser.finish().map_err(Error::from)?;
-            return Ok(entries);
-        }
-        let step = parser.block(&block);
+        let step = match read_block(input, &mut block)? {
+            true => parser.block(&block),
+            false => parser.finish().map(|()| Step::End),
+        };
         for oddity in parser.take_oddities() {
             warn(Warning::new(oddity.code, &oddity.path, oddity.detail));
         }
         match step.map_err(Error::from)? {
             Step::More => {}
-            Step::End => {
-                behind_the_end(input, warn)?;
-                return Ok(entries);
-            }
+            Step::End => return Ok(entries),
             Step::Skip(n) => skip(input, n)?,
             Step::Entry(entry) => {
                 check()?;

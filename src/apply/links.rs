@@ -110,6 +110,17 @@ impl Layer<'_> {
                 outcome = LinkOutcome::Made;
             } else {
                 if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
+                    if self.doubtful() {
+                        // With the layers below the target may stand elsewhere.
+                        self.facts.late_links += 1;
+                        return self.journal.push(RecordRef::Make {
+                            path,
+                            placed: None,
+                            source: None,
+                            node: &node,
+                            meta,
+                        });
+                    }
                     return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
                 }
                 self.duplicate(parent, &dir, last, entry, warn)?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::apply::{LiteralPath, Node};
 use crate::error::Result;
 use crate::merge::{ChainView, Found, Marks, ViewDir};
-use crate::root::{Dir, Kind, NodeMeta, ReadLink, Stat};
+use crate::root::{Kind, LazyDir, NodeMeta, ReadLink, Stat};
 
 /// A directory of the symbolic tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,7 +53,7 @@ pub(super) struct DirNode {
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// In a lower layer: `name` in `dir` of layer number `layer`.
-    Lower { layer: usize, dir: Dir, name: Vec<u8>, stat: Stat },
+    Lower { layer: usize, dir: LazyDir, name: Vec<u8>, stat: Stat },
     /// Made by this layer.
     Own(Node),
 }
@@ -148,7 +148,7 @@ impl Tree {
                 if stat.kind != Kind::Symlink {
                     return Ok(None);
                 }
-                match dir.read_link(name)? {
+                match dir.open()?.read_link(name)? {
                     ReadLink::Target(target) => Ok(Some(target)),
                     _ => Ok(None),
                 }
@@ -239,7 +239,7 @@ impl Tree {
         }
         match &inode.source {
             Source::Lower { dir, name, stat, .. } => {
-                let mut xattrs = dir.xattrs(name)?;
+                let mut xattrs = dir.open()?.xattrs(name)?;
                 xattrs.retain(|(xattr, _)| !marks.is_mark(xattr));
                 Ok(NodeMeta { meta: stat.meta, xattrs })
             }

@@ -105,14 +105,28 @@ impl Lab {
 
     /// Whether this place can show the image at all: a user namespace has no devices, and not every owner.
     pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
+        self.can_hold_with(layers, testkit::model::Options::default())
+    }
+
+    /// As [`Lab::can_hold`] with other options than the default ones.
+    pub fn can_hold_with(&self, layers: &[Vec<EntrySpec>], options: testkit::model::Options) -> bool {
         use testkit::EntryKind::{Block, Char};
         let fits = |e: &EntrySpec| {
             let device = matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
             let owners = e.uid < 65536 && e.gid < 65536;
-            let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
+            let xattrs = e.xattrs.iter().all(|(name, _)| {
+                let dropped =
+                    name.starts_with(b"trusted.overlay.") || (name == b"security.selinux" && !options.selinux_keep);
+                name.starts_with(b"user.") || dropped
+            });
             !self.in_user_namespace || (!device && (owners || self.one_id) && xattrs)
         };
         layers.iter().flatten().all(fits)
+    }
+
+    /// The options that the model needs to know what mounts of this place read.
+    pub fn options(&self, options: testkit::model::Options) -> testkit::model::Options {
+        testkit::model::Options { userxattr: self.in_user_namespace, ..options }
     }
 
     /// Leaves out what the place cannot keep.
@@ -121,7 +135,11 @@ impl Lab {
     }
 
     pub fn describe(&self, path: &Path) -> Tree {
-        describe(path, &DescribeOptions::default()).unwrap_or_else(|e| panic!("describe {}: {e}", path.display()))
+        // Where the mount does not read `user.overlay.*` it is data like any other.
+        let (user, special) = (self.in_user_namespace, testkit::describe::overlay_xattr);
+        let ignore_xattr = Box::new(move |name: &[u8]| special(name) && (user || !name.starts_with(b"user.")));
+        let options = DescribeOptions { ignore_xattr, ..DescribeOptions::default() };
+        describe(path, &options).unwrap_or_else(|e| panic!("describe {}: {e}", path.display()))
     }
 
     /// Unpacks flat, mounted read-only, and mounted with an upper; an error if all refuse.

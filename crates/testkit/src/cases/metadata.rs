@@ -155,8 +155,11 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "m23_user_overlay_xattrs_are_data_elsewhere",
             &["O2", "R-10"],
-            vec![vec![dir("d/"), file("d/old", "")], vec![dir("d/").xattr("user.overlaid", "y")]],
-            vec![("d", d().xattr("user.overlaid", "y")), ("d/old", f(""))],
+            vec![
+                vec![dir("d/"), file("d/old", "")],
+                vec![dir("d/").xattr("user.overlay.opaque", "y").xattr("user.overlaid", "y")],
+            ],
+            vec![("d", d().xattr("user.overlay.opaque", "y").xattr("user.overlaid", "y")), ("d/old", f(""))],
         )
         .with(Options { userxattr: false, ..Options::default() }),
         case(

@@ -26,6 +26,8 @@ const HANDLES: usize = 96;
 pub struct DirInfo {
     parent: DirId,
     name: Arc<[u8]>,
+    /// Components of its path; the root has none.
+    pub depth: usize,
     /// Described by an entry of its own; an implied one is not.
     pub explicit: bool,
     /// Hides what lower layers have inside.
@@ -52,6 +54,7 @@ impl Dirs {
         let info = DirInfo {
             parent: ROOT,
             name: Arc::from(&b""[..]),
+            depth: 0,
             explicit: true,
             opaque: false,
             whiteouts: false,
@@ -87,7 +90,8 @@ impl Dirs {
         let id = DirId(u32::try_from(self.infos.len()).unwrap_or(u32::MAX));
         let name: Arc<[u8]> = Arc::from(name);
         self.children.insert((parent, name.clone()), id);
-        self.infos.push(DirInfo { parent, name, explicit, opaque: false, whiteouts: false, dead: false, meta });
+        let depth = self.info(parent).depth + 1;
+        self.infos.push(DirInfo { parent, name, depth, explicit, opaque: false, whiteouts: false, dead: false, meta });
         self.implied += usize::from(!explicit);
         id
     }

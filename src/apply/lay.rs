@@ -18,7 +18,7 @@ use super::facts::{LayerFacts, RootMeta};
 use super::journal::{RecordRef, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
-use super::{ApplyOptions, Data, Target, Warning, check_implied};
+use super::{ApplyOptions, Data, Target, Warning, check_depth, check_implied};
 
 /// Symlinks expanded in one walk before it is refused (S12).
 pub(crate) const MAX_SYMLINKS: usize = 40;
@@ -42,6 +42,8 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
+    /// Files with as many names as the file system allows: where the copy is that takes the next ones (L12).
+    pub(super) overflow: HashMap<(u64, u64), LiteralPath>,
     /// Names so far, with `strict` only.
     seen: HashSet<LiteralPath>,
 }
@@ -64,6 +66,7 @@ impl<'o> Layer<'o> {
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
+            overflow: HashMap::new(),
             seen: HashSet::new(),
         })
     }
@@ -167,6 +170,7 @@ impl<'o> Layer<'o> {
             Some(id) => id,
             None => self.walk(path, implied_by)?,
         };
+        check_depth(self.dirs.info(id).depth, self.options.plan.limits.max_depth)?;
         self.last_parent = Some((path.clone(), id));
         Ok(id)
     }
@@ -203,6 +207,7 @@ impl<'o> Layer<'o> {
 
     fn imply(&mut self, parent: DirId, dir: &Dir, name: &[u8], by: &Meta) -> Result<DirId> {
         check_implied(name)?;
+        check_depth(self.dirs.info(parent).depth, self.options.plan.limits.max_depth)?;
         self.make_dir_clean(dir, name)?;
         Ok(self.dirs.add(parent, name, false, implied_meta(by.mtime)))
     }
@@ -247,7 +252,7 @@ impl<'o> Layer<'o> {
 
     /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
     pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
-        e.kind() == ErrorKind::Malformed && self.doubtful()
+        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful()
     }
 
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
@@ -255,6 +260,10 @@ impl<'o> Layer<'o> {
         self.last_parent = None;
         if let Some(id) = self.dirs.child(parent, name) {
             self.dirs.forget(id);
+        }
+        if !self.overflow.is_empty() {
+            let gone = self.dirs.path(parent).join(name);
+            self.overflow.retain(|_, copy| !copy.is_within(&gone));
         }
         if self.doubtful() {
             self.stashed += 1;

@@ -36,6 +36,8 @@ pub struct FixupInput<'a> {
     pub ownership: Ownership,
     /// What a name below a symlink of a lower layer means.
     pub lower_symlinks: LowerSymlinks,
+    /// Components of the deepest place that a name may lead to.
+    pub max_depth: usize,
     /// Device nodes cannot be made here.
     pub skip_devices: bool,
 }

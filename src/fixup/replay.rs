@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 
 use crate::apply::journal::{Reader, Record};
-use crate::apply::{LiteralPath, MAX_SYMLINKS, Node, check_implied, implied_meta, too_many_symlinks};
+use crate::apply::{LiteralPath, MAX_SYMLINKS, Node, check_depth, check_implied, implied_meta, too_many_symlinks};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::merge::Marks;
 use crate::policy::LowerSymlinks;
@@ -30,6 +30,7 @@ pub(super) struct Replay {
     /// What was moved to the stash: inode → number and path below it.
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
     lower_symlinks: LowerSymlinks,
+    max_depth: usize,
     marks: Marks,
     late: Vec<(LiteralPath, LiteralPath, NodeMeta)>,
     redirects: u64,
@@ -42,6 +43,7 @@ impl Replay {
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
             lower_symlinks: input.lower_symlinks,
+            max_depth: input.max_depth,
             marks: input.marks,
             late: Vec::new(),
             redirects: 0,
@@ -236,8 +238,10 @@ impl Replay {
                 None => {}
             }
             check_implied(&component)?;
+            check_depth(self.tree.dir(here).depth, self.max_depth)?;
             here = self.tree.make_dir(here, &component, implied_meta(by.mtime));
         }
+        check_depth(self.tree.dir(here).depth, self.max_depth)?;
         Ok(here)
     }
 

@@ -40,6 +40,8 @@ pub(super) enum DirMeta {
 pub(super) struct DirNode {
     pub parent: DirId,
     pub name: Vec<u8>,
+    /// Components of its path; the root has none.
+    pub depth: usize,
     /// Lower content that still merges here.
     pub view: Option<ViewDir>,
     /// Where the metadata comes from when it is [`DirMeta::Lower`]; kept apart because clearing drops `view`.
@@ -78,6 +80,7 @@ impl Tree {
         let root = DirNode {
             parent: ROOT,
             name: Vec::new(),
+            depth: 0,
             view: view.clone(),
             shown: view,
             meta: DirMeta::Own(NodeMeta::default()),
@@ -107,6 +110,7 @@ impl Tree {
         if let Some(known) = self.dir(dir).entries.get(name) {
             return Ok(*known);
         }
+        let depth = self.dir(dir).depth + 1;
         let Some(view) = &self.dir(dir).view else { return Ok(None) };
         let child = match view.lookup(name)? {
             None => None,
@@ -114,6 +118,7 @@ impl Tree {
                 self.dirs.push(DirNode {
                     parent: dir,
                     name: name.to_vec(),
+                    depth,
                     view: Some(view.clone()),
                     shown: Some(view),
                     meta: DirMeta::Lower,
@@ -171,6 +176,7 @@ impl Tree {
         self.dirs.push(DirNode {
             parent,
             name: name.to_vec(),
+            depth: self.dir(parent).depth + 1,
             view: None,
             shown: None,
             meta: DirMeta::Own(meta),

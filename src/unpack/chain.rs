@@ -66,6 +66,7 @@ pub(super) fn fix(
     lower: ChainView,
     flavour: Flavour,
     options: &TreeOptions,
+    max_depth: usize,
     target: &Dir,
     warn: &mut dyn FnMut(Warning),
 ) -> Result<FixupFacts> {
@@ -80,6 +81,7 @@ pub(super) fn fix(
         marks: marks(flavour),
         ownership: flavour.ownership,
         lower_symlinks: options.lower_symlinks,
+        max_depth,
         skip_devices: flavour.xattr == crate::policy::XattrFlavour::User,
     };
     make_fixup(&input, target, &mut |name, place| {
@@ -115,6 +117,7 @@ impl Chain {
         image_id: ImageId,
         layers: Vec<LayerRef>,
         options: &TreeOptions,
+        max_depth: usize,
         events: Events<'_>,
     ) -> Result<Chain> {
         let diff_ids: Vec<_> = layers.iter().map(LayerRef::diff_id).collect();
@@ -135,7 +138,7 @@ impl Chain {
                 let key = FixupKey { chain_id: *chain_id, options: *options };
                 fixup = Some(match store.fixup(&key)? {
                     Some(found) => found,
-                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, events)?,
+                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, max_depth, events)?,
                 });
             }
             let lower = Lower::Layer(layer.id());
@@ -222,6 +225,7 @@ fn make(
     stack: &[Stacked],
     root: Option<&RootMeta>,
     options: &TreeOptions,
+    max_depth: usize,
     events: Events<'_>,
 ) -> Result<FixupRef> {
     let flavour = store.flavour();
@@ -233,7 +237,8 @@ fn make(
     let target = Dir::open(staging.tree_path())?;
     let name = layer.diff_id().to_string();
     let mut warn = |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
-    let mut facts = fix(&place, view, flavour, options, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
+    let mut facts =
+        fix(&place, view, flavour, options, max_depth, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
     if let Some(root) = root {
         let keep = |xattr: &[u8]| xattr.starts_with(flavour.xattr.prefix().as_bytes());
         target.apply_meta_self(&root_node(root), flavour.ownership == crate::policy::Ownership::Keep, &keep)?;
@@ -307,5 +312,6 @@ pub(super) fn of_record(store: &Store, pin: Pin, record: &ImageRecord, events: E
         })?;
         layers.push(found);
     }
-    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, events)
+    // The pull that recorded the image held its names to the limit.
+    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, usize::MAX, events)
 }

@@ -248,7 +248,9 @@ impl Flat<'_> {
             let mut warn = |warning: Warning| {
                 (self.bench.events)(Event::Warning { layer: Some(name.clone()), warning });
             };
-            let made = fix(&here, ChainView::new(lower), flavour, &self.bench.options.tree, &target, &mut warn)?;
+            let choices = self.bench.options;
+            let max_depth = choices.limits.max_depth;
+            let made = fix(&here, ChainView::new(lower), flavour, &choices.tree, max_depth, &target, &mut warn)?;
             fixup = (made.nodes > 0).then_some((target, made));
         }
         fold(root, &tree, &options(facts.whiteouts + facts.opaques > 0, facts.root_opaque))?;

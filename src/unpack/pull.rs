@@ -258,7 +258,8 @@ impl Pull<'_> {
         for (index, outcome) in outcomes.iter().enumerate() {
             (bench.events)(Event::LayerDone { index, outcome: outcome.clone() });
         }
-        let chain = Chain::build(store, pin, image_id, layers, &bench.options.tree, bench.events)?;
+        let max_depth = bench.options.limits.max_depth;
+        let chain = Chain::build(store, pin, image_id, layers, &bench.options.tree, max_depth, bench.events)?;
         let record = store.put_image(NewImage {
             image: store::Image {
                 image_id,

@@ -158,6 +158,31 @@ impl Lab {
     }
 }
 
+/// Checks one image every way; returns what is wrong.
+pub fn check_image(lab: &Lab, name: &str, layers: &[Vec<EntrySpec>], options: testkit::model::Options) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let options = lab.options(options);
+    let model = testkit::model::Model::of_image(options, layers);
+    let results = lab.every_way(layers, options);
+    match (&model, &results) {
+        (Err(_), Err(_)) => {}
+        (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
+        (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
+        (Ok(model), Ok(trees)) => {
+            let expected = lab.comparable(model.tree());
+            for (way, tree) in trees {
+                let tree = lab.comparable(tree.clone());
+                let differences = testkit::compare(&expected, &tree);
+                if !differences.is_empty() {
+                    wrong.push(format!("{name}, {way} (expected: model):"));
+                    wrong.extend(differences.iter().take(12).map(|d| format!("    {d}")));
+                }
+            }
+        }
+    }
+    wrong
+}
+
 /// Brings one image in every way and describes each result.
 pub fn every_way_of(
     work: &Path,

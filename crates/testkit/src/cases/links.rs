@@ -297,6 +297,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         refused("l15_link_whose_parent_is_its_target", &["S10"], vec![vec![file("f", ""), hardlink("f/h", "f")]]),
         case(
+            "l15_link_over_an_implied_directory_that_is_a_symlink_below",
+            &["L6", "S6"],
+            vec![vec![dir("r/"), symlink("d", "r")], vec![file("d/f", "1"), hardlink("d", "d/f")]],
+            vec![("r", d()), ("r/f", f("1").group("d")), ("d", f("1").group("d"))],
+        ),
+        case(
             "l15_link_replaces_a_directory",
             &["L1"],
             vec![vec![file("f", "1"), dir("d/"), file("d/x", "")], vec![hardlink("d", "f")]],

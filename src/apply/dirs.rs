@@ -18,8 +18,8 @@ pub struct DirId(u32);
 /// The layer's root.
 pub const ROOT: DirId = DirId(0);
 
-/// Open handles kept besides the root's.
-const HANDLES: usize = 96;
+/// Open handles kept besides the root's, for each layer that is unpacked at the same time: shells allow 1,024 in all.
+const HANDLES: usize = 32;
 
 /// What is known of one directory.
 #[derive(Debug)]

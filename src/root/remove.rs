@@ -11,12 +11,24 @@ use crate::error::Result;
 const MAX_HELD: usize = 24;
 
 pub(super) fn remove_all(parent: &Dir, name: &[u8]) -> Result<()> {
-    let mut hoisted = 0u64;
-    remove_at(parent, name, parent, name, 0, &mut hoisted)
+    let mut hoisted = Hoisted { top: parent, name, count: 0, waiting: Vec::new() };
+    remove_at(parent, name, 0, &mut hoisted)?;
+    while let Some(aside) = hoisted.waiting.pop() {
+        remove_at(parent, &aside, 0, &mut hoisted)?;
+    }
+    Ok(())
 }
 
-/// Removes `name` in `parent`; `top` is the directory into which levels that are too deep are moved.
-fn remove_at(parent: &Dir, name: &[u8], top: &Dir, top_name: &[u8], depth: usize, hoisted: &mut u64) -> Result<()> {
+/// Directories that were too deep and wait, under other names, to be removed when all handles above them are closed.
+struct Hoisted<'a> {
+    top: &'a Dir,
+    name: &'a [u8],
+    count: u64,
+    waiting: Vec<Vec<u8>>,
+}
+
+/// Removes `name` in `parent`; what is too deep is moved aside.
+fn remove_at(parent: &Dir, name: &[u8], depth: usize, hoisted: &mut Hoisted<'_>) -> Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -41,17 +53,17 @@ fn remove_at(parent: &Dir, name: &[u8], top: &Dir, top_name: &[u8], depth: usize
     loop {
         for listed in dir.list()? {
             if depth < MAX_HELD {
-                remove_at(&dir, &listed.name, top, top_name, depth + 1, hoisted)?;
+                remove_at(&dir, &listed.name, depth + 1, hoisted)?;
             } else if dir.kind_of(&listed)? == Some(super::Kind::Directory) {
                 let aside = loop {
-                    *hoisted += 1;
-                    let mut aside = format!(".rm{:x}-{hoisted:x}-", std::process::id()).into_bytes();
-                    aside.extend(top_name.iter().take(64));
-                    if dir.rename_new(&listed.name, top, &aside)? {
+                    hoisted.count += 1;
+                    let mut aside = format!(".rm{:x}-{:x}-", std::process::id(), hoisted.count).into_bytes();
+                    aside.extend(hoisted.name.iter().take(64));
+                    if dir.rename_new(&listed.name, hoisted.top, &aside)? {
                         break aside;
                     }
                 };
-                remove_at(top, &aside, top, top_name, 0, hoisted)?;
+                hoisted.waiting.push(aside);
             } else {
                 dir.unlink(&listed.name)?;
             }

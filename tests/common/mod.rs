@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use testkit::image::{ImageSpec, OciLayout};
-use testkit::{DescribeOptions, EntrySpec, Tree, describe};
+use testkit::model::Model;
+use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe};
 use unply::digest::DiffId;
 use unply::error::Result;
 use unply::image::Reference;
@@ -158,21 +159,23 @@ impl Lab {
     }
 }
 
-/// Checks one image every way; returns what is wrong.
-pub fn check_image(lab: &Lab, name: &str, layers: &[Vec<EntrySpec>], options: testkit::model::Options) -> Vec<String> {
+/// Compares what [`Lab::every_way`] gave with the reference model; returns what is wrong.
+pub fn check_image(
+    lab: &Lab,
+    name: &str,
+    layers: &[Vec<EntrySpec>],
+    options: testkit::model::Options,
+    results: &Result<Vec<(&'static str, Tree)>>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
-    let options = lab.options(options);
-    let model = testkit::model::Model::of_image(options, layers);
-    let results = lab.every_way(layers, options);
-    match (&model, &results) {
+    match (Model::of_image(lab.options(options), layers), results) {
         (Err(_), Err(_)) => {}
         (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
         (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
         (Ok(model), Ok(trees)) => {
             let expected = lab.comparable(model.tree());
             for (way, tree) in trees {
-                let tree = lab.comparable(tree.clone());
-                let differences = testkit::compare(&expected, &tree);
+                let differences = compare(&expected, &lab.comparable(tree.clone()));
                 if !differences.is_empty() {
                     wrong.push(format!("{name}, {way} (expected: model):"));
                     wrong.extend(differences.iter().take(12).map(|d| format!("    {d}")));
@@ -181,6 +184,16 @@ pub fn check_image(lab: &Lab, name: &str, layers: &[Vec<EntrySpec>], options: te
         }
     }
     wrong
+}
+
+/// As [`check_image`], every way.
+pub fn check_every_way(
+    lab: &Lab,
+    name: &str,
+    layers: &[Vec<EntrySpec>],
+    options: testkit::model::Options,
+) -> Vec<String> {
+    check_image(lab, name, layers, options, &lab.every_way(layers, options))
 }
 
 /// Brings one image in every way and describes each result.

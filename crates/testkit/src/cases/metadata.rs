@@ -155,7 +155,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "m18_implied_directory_keeps_lower_xattrs",
+            "x04_implied_directory_keeps_lower_xattrs",
             &["X4", "D1"],
             vec![vec![dir("d/").xattr("trusted.k", "v").xattr("user.k", "v")], vec![file("d/e/x", "")]],
             vec![("d", d().xattr("trusted.k", "v").xattr("user.k", "v")), ("d/e", d().no_xattrs()), ("d/e/x", f(""))],
@@ -193,7 +193,7 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("f", f("").xattr("user.k", "v"))],
         ),
         case(
-            "m23_user_overlay_xattrs_are_data_elsewhere",
+            "o02_user_overlay_xattrs_are_data_elsewhere",
             &["O2", "R-10"],
             vec![
                 vec![dir("d/"), file("d/old", "")],
@@ -203,7 +203,7 @@ pub(super) fn cases() -> Vec<Case> {
         )
         .with(Options { userxattr: false, ..Options::default() }),
         case(
-            "m24_names_are_bytes",
+            "t24_names_are_bytes",
             &["T21", "T24"],
             vec![vec![
                 file(b"\xff\xfe", "1"),
@@ -221,7 +221,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "m25_content_is_bytes_of_any_length",
+            "x12_content_is_bytes_of_any_length",
             &["X12"],
             vec![vec![
                 file("empty", ""),

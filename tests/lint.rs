@@ -410,6 +410,27 @@ fn every_warning_of_an_unpack_is_a_finding() {
 }
 
 #[test]
+fn r03_a_hard_link_that_lands_elsewhere_is_told_by_unpack_and_by_lint() {
+    if !common::root_or_skip("r03_a_hard_link_that_lands_elsewhere_is_told_by_unpack_and_by_lint") {
+        return;
+    }
+    let lab = common::Lab::new();
+    let layers = [usr(), vec![file("f", ""), hardlink("lib/g", "f")]];
+    OciLayout::new(lab.path().join("i")).unwrap().add(&ImageSpec::new(layers.iter().map(layer))).unwrap();
+    let reference: Reference = format!("oci:{}", lab.path().join("i").display()).parse().unwrap();
+    let options = Options { durable: false, ..Options::default() };
+    let told = std::sync::Mutex::new(Vec::new());
+    unply::unpack::unpack(&reference, &lab.path().join("o"), None, &options, &|event| {
+        if let unply::unpack::Event::Warning { warning, .. } = event {
+            told.lock().unwrap().push((warning.kind, warning.path));
+        }
+    })
+    .unwrap();
+    assert_eq!(told.into_inner().unwrap(), [("through-lower-symlink", b"lib/g".to_vec())]);
+    assert_eq!(codes(&lint(&reference, &options).unwrap()), BTreeSet::from([Code::ThroughLowerSymlink]));
+}
+
+#[test]
 fn the_first_hundred_of_a_code_are_listed_and_all_are_counted() {
     let twice = |n: usize| vec![file(format!("f{n}"), ""), file(format!("f{n}"), "")];
     let layers: Vec<Vec<EntrySpec>> = [0..60, 60..120, 120..130].map(|r| r.flat_map(twice).collect()).into();

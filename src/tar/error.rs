@@ -237,7 +237,13 @@ impl Error {
             Error::PaxNul { .. } => "T20",
             Error::SparseMap { .. } => "T26",
             Error::SymlinkTarget { .. } => "S1",
-            Error::Limit { .. } => "B3",
+            Error::Limit { what, .. } => match *what {
+                "entries" => "B2",
+                "extension headers before one entry" => "B4",
+                "bytes of a path" | "components of a path" => "B5",
+                what if what.contains("sparse") => "B6",
+                _ => "B3",
+            },
         }
     }
 }

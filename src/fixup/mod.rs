@@ -19,7 +19,7 @@ use crate::apply::LiteralPath;
 use crate::apply::journal::Reader;
 use crate::error::Result;
 use crate::merge::{ChainView, Layer, Marks};
-use crate::policy::{LowerSymlinks, Ownership};
+use crate::policy::{Limits, LowerSymlinks, Ownership};
 use crate::root::Dir;
 
 pub(crate) use names::{Hides, NameChain, Sight, Was};
@@ -42,6 +42,8 @@ pub struct FixupInput<'a> {
     pub lower_symlinks: LowerSymlinks,
     /// Device nodes cannot be made here.
     pub skip_devices: bool,
+    /// Bounds on memory and depth.
+    pub limits: &'a Limits,
 }
 
 /// What a fix-up holds.
@@ -61,13 +63,14 @@ pub struct FixupFacts {
 /// name in the archive and the place where it lands.
 ///
 /// # Errors
-/// `Malformed` for a hard link whose target exists nowhere; `Limit`-like refusals of the rules; errors of system calls.
+/// `Malformed` for a hard link whose target exists nowhere; refusals of the rules; `Limit` for a layer that takes too much memory or goes too deep; errors of system calls.
 pub fn make_fixup(
     input: &FixupInput<'_>,
     target: &Dir,
     redirected: &mut dyn FnMut(&[u8], &[u8]),
 ) -> Result<FixupFacts> {
-    let mut replay = replay::Replay::new(&input.lower, input.lower_symlinks, input.marks);
+    let mut replay = replay::Replay::new(&input.lower, input.lower_symlinks, input.marks, input.limits);
+    replay.skip_devices = input.skip_devices;
     let mut watch = Redirects(redirected);
     replay.deletions(&mut Reader::new((input.journal)()?)?, &mut watch)?;
     replay.entries(&mut Reader::new((input.journal)()?)?, &mut watch)?;

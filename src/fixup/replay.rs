@@ -7,7 +7,7 @@ use crate::apply::journal::{Reader, Record};
 use crate::apply::{LiteralPath, MAX_SYMLINKS, Node, check_implied, implied_meta, too_many_symlinks};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::merge::{ChainView, Marks};
-use crate::policy::LowerSymlinks;
+use crate::policy::{Limit, Limits, LowerSymlinks};
 use crate::root::{Meta, NodeMeta};
 
 use super::tree::{Child, DirId, DirMeta, InodeId, ROOT, Tree};
@@ -91,6 +91,9 @@ pub(super) struct Replay {
     /// What was moved to the stash: inode → number and path below it.
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
     lower_symlinks: LowerSymlinks,
+    max_depth: usize,
+    /// Device nodes cannot be made here.
+    pub skip_devices: bool,
     marks: Marks,
     late: Vec<LateLink>,
     redirects: u64,
@@ -115,12 +118,14 @@ struct Link<'a> {
 }
 
 impl Replay {
-    pub(super) fn new(lower: &ChainView, lower_symlinks: LowerSymlinks, marks: Marks) -> Replay {
+    pub(super) fn new(lower: &ChainView, lower_symlinks: LowerSymlinks, marks: Marks, limits: &Limits) -> Replay {
         Replay {
-            tree: Tree::new(lower),
+            tree: Tree::new(lower, limits.max_layer_memory),
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
             lower_symlinks,
+            skip_devices: false,
+            max_depth: limits.max_depth,
             marks,
             late: Vec::new(),
             redirects: 0,
@@ -138,13 +143,16 @@ impl Replay {
         while let Some(record) = journal.read()? {
             match record {
                 Record::Make { path, node: Node::Directory, .. } => {
+                    self.remember(&[path.as_bytes()])?;
                     described.insert(path);
                 }
                 Record::Whiteout { parent, name } => {
                     let path = parent.join(&name);
+                    self.remember(&[path.as_bytes(), path.as_bytes()])?;
                     hidden.push(Hidden { depth: path.depth(), path, name: Some((parent, name)) });
                 }
                 Record::Opaque { dir, .. } => {
+                    self.remember(&[dir.as_bytes()])?;
                     hidden.push(Hidden { depth: dir.depth() + 1, path: dir, name: None });
                 }
                 Record::Make { .. } | Record::Stashed { .. } => {}
@@ -197,6 +205,12 @@ impl Replay {
             }
         }
         Ok((End::Dir(here), links))
+    }
+
+    /// Counts paths that are kept.
+    fn remember(&mut self, paths: &[&[u8]]) -> Result<()> {
+        let each = 2 * size_of::<(LiteralPath, InodeId)>();
+        self.tree.memory.add(paths.iter().map(|path| each + path.len()).sum())
     }
 
     /// Phase 2: everything else in archive order, then the links that were put off.
@@ -257,6 +271,8 @@ impl Replay {
         if let Node::HardLink(target) = &node {
             let (placed, source) = (placed.as_ref(), source.as_ref());
             if !self.link(path, &Link { target, meta: &meta, placed, source, late: false }, watch)? {
+                self.remember(&[path.as_bytes(), target.as_bytes()])?;
+                self.tree.memory.add_xattrs(&meta.xattrs)?;
                 self.late.push(LateLink { path: path.clone(), target: target.clone(), meta });
             }
             return Ok(());
@@ -281,16 +297,25 @@ impl Replay {
         }
         if node == Node::Directory {
             match self.tree.child(parent, name)? {
-                Some(Child::Dir(id)) => self.tree.dir_mut(id).meta = DirMeta::Own(meta),
+                Some(Child::Dir(id)) => {
+                    self.tree.memory.add_xattrs(&meta.xattrs)?;
+                    self.tree.dir_mut(id).meta = DirMeta::Own(meta);
+                }
                 _ => {
-                    self.tree.make_dir(parent, name, meta);
+                    self.tree.make_dir(parent, name, meta)?;
                 }
             }
             return Ok(());
         }
-        let inode = self.tree.make_inode(node, meta);
+        if self.skip_devices && matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) {
+            // What it replaces goes, and nothing takes its place (R2).
+            self.tree.remove(parent, name);
+            return Ok(());
+        }
+        let inode = self.tree.make_inode(node, meta)?;
         self.tree.put(parent, name, inode);
         if let Some(placed) = placed {
+            self.remember(&[placed.as_bytes()])?;
             self.placed.insert(placed.as_bytes().to_vec(), inode);
         }
         Ok(())
@@ -330,8 +355,13 @@ impl Replay {
                 None => {}
             }
             check_implied(&component)?;
+            // Without a symlink on the way it is as deep as the entry's name, which was checked.
+            let depth = if links > 0 { self.tree.path(here).depth() + 1 } else { 0 };
+            if depth > self.max_depth {
+                return Err(Limit::Depth.exceeded(self.max_depth as u64, depth));
+            }
             watch.implies(&self.tree, path, there);
-            here = self.tree.make_dir(here, &component, implied_meta(by.mtime));
+            here = self.tree.make_dir(here, &component, implied_meta(by.mtime))?;
         }
         Ok(here)
     }
@@ -373,6 +403,7 @@ impl Replay {
         if let Some(placed) = placed {
             self.forget_place(placed);
             if let Some(inode) = there {
+                self.remember(&[placed.as_bytes()])?;
                 self.placed.insert(placed.as_bytes().to_vec(), inode);
             }
         }
@@ -455,7 +486,7 @@ impl Replay {
             && self.tree.symlink(inode)?.is_none()
         {
             watch.implies(&self.tree, path, there);
-            self.tree.make_dir(parent, name, implied_meta(mtime));
+            self.tree.make_dir(parent, name, implied_meta(mtime))?;
         }
         Ok(())
     }

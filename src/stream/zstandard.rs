@@ -6,8 +6,10 @@
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name, zstd_sys::ZSTD_ErrorCode};
 
+use crate::cancel::CancelToken;
 use crate::stream::decode::{DecodeError, Decoder, Step};
 use crate::stream::report::Framing;
+use crate::stream::window::{self, WindowMemory, WindowPlace};
 
 const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Magic, descriptor, window, dictionary id and content size at their longest (a window excludes nothing else).
@@ -34,6 +36,10 @@ enum Place {
 pub(super) struct Zstd {
     place: Place,
     context: DCtx<'static>,
+    /// The right to a large window; goes after the context, which has it.
+    large: Option<WindowPlace>,
+    windows: WindowMemory,
+    cancel: CancelToken,
     window_limit: u64,
     header: [u8; MAX_HEADER],
     have: usize,
@@ -41,13 +47,16 @@ pub(super) struct Zstd {
 }
 
 impl Zstd {
-    pub(super) fn new(max_window_log: u32) -> Result<Self, DecodeError> {
+    pub(super) fn new(max_window_log: u32, windows: WindowMemory, cancel: CancelToken) -> Result<Self, DecodeError> {
         let log = max_window_log.clamp(*WINDOW_LOGS.start(), *WINDOW_LOGS.end());
         let mut context = DCtx::try_create().ok_or(DecodeError::Memory("zstd"))?;
         context.set_parameter(DParameter::WindowLogMax(log)).map_err(of_libzstd)?;
         Ok(Zstd {
             place: Place::Header,
             context,
+            large: None,
+            windows,
+            cancel,
             window_limit: 1 << log,
             header: [0; MAX_HEADER],
             have: 0,
@@ -97,6 +106,9 @@ impl Zstd {
         }
         if info.window > self.window_limit {
             return Err(DecodeError::Window { needed: info.window, limit: self.window_limit });
+        }
+        if info.window > window::FREE && self.large.is_none() {
+            self.large = Some(self.windows.take(&self.cancel).ok_or(DecodeError::Cancelled)?);
         }
         self.place = Place::Feeding { fed: 0 };
         Ok(())

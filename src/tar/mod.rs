@@ -54,7 +54,7 @@ use ::tar::GnuExtSparseHeader;
 pub use entry::{Entry, EntryKind, Oddity, Region, Timestamp};
 pub use error::{Error, Place};
 
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 use header::{Header, long};
 use number::{MAX_MAJOR, MAX_MINOR, id, ranged, small};
 use pax::Pax;
@@ -323,17 +323,17 @@ impl Parser {
     fn begin_extension(&mut self, kind: u8, header: &Header) -> Result<Step, Error> {
         let place = header.place().clone();
         let size = header.size()?;
-        let over = |what, found, limit| Err(Error::Limit { at: place.clone(), what, found, limit });
+        let over = |which, found, limit| Err(Error::Limit { at: place.clone(), which, found, limit });
 
         self.pending.headers = self.pending.headers.saturating_add(1);
         if self.pending.headers > self.limits.max_extension_headers {
             let limit = self.limits.max_extension_headers.into();
-            return over("extension headers before one entry", self.pending.headers.into(), limit);
+            return over(Limit::ExtensionHeaders, self.pending.headers.into(), limit);
         }
         let total = size.saturating_add(self.pending.bytes.into());
         match u64::try_from(total) {
             Ok(bytes) if bytes <= self.limits.max_metadata_bytes => self.pending.bytes = bytes,
-            _ => return over("bytes of extension headers before one entry", total, self.limits.max_metadata_bytes),
+            _ => return over(Limit::MetadataBytes, total, self.limits.max_metadata_bytes),
         }
         if let (b'x' | b'X', &Some((first, _))) = (kind, &self.pending.pax) {
             return Err(Error::SecondPaxHeader { at: place, first });
@@ -388,7 +388,7 @@ impl Parser {
         self.entries = self.entries.saturating_add(1);
         if self.entries > self.limits.max_entries {
             let (found, limit) = (self.entries.into(), self.limits.max_entries);
-            return Err(Error::Limit { at: place, what: "entries", found, limit });
+            return Err(Error::Limit { at: place, which: Limit::Entries, found, limit });
         }
 
         // The header's size is decoded even where PAX overrides it (T15), so that a negative one never passes (T27).
@@ -422,6 +422,11 @@ impl Parser {
             }
             return self.pax_sparse(entry, sparse, size, place);
         }
+        // A size in the header itself is customary and means nothing (L10, T27); one from PAX is there to be believed, and
+        // bsdtar does for all of these types.
+        if pax.size.is_some() && size != 0 && matches!(typeflag, b'1'..=b'6') {
+            return Err(Error::SizeWithoutData { at: place, typeflag, found: size });
+        }
         match typeflag {
             // Old archives mark directories by a trailing slash only (T9). Without data both types agree; with a size,
             // type NUL stays a directory without data, as Go and libarchive have it, and type 0 a file.
@@ -439,10 +444,6 @@ impl Parser {
                 self.deliver(entry)
             }
             b'1' => {
-                // A size in the header itself is customary and means nothing (L10).
-                if pax.size.is_some() && size != 0 {
-                    return Err(Error::LinkWithSize { at: place, found: size });
-                }
                 let target = link();
                 if header_size != 0 {
                     self.note("link-size", &place, &format!("the header states {header_size} bytes"));
@@ -554,17 +555,17 @@ impl Parser {
 
     /// Checks length and depth of a name (B5).
     fn check_path(&self, path: &[u8], place: &Place) -> Result<(), Error> {
-        let over = |what, found: usize, limit: usize| {
+        let over = |which, found: usize, limit: usize| {
             let mut at = place.clone();
             at.entry.truncate(256);
-            Err(Error::Limit { at, what, found: found as i128, limit: limit as u64 })
+            Err(Error::Limit { at, which, found: found as i128, limit: limit as u64 })
         };
         if path.len() > self.limits.max_path_bytes {
-            return over("bytes of a path", path.len(), self.limits.max_path_bytes);
+            return over(Limit::PathBytes, path.len(), self.limits.max_path_bytes);
         }
         let depth = path.split(|&b| b == b'/').filter(|c| !c.is_empty() && c != b".").count();
         if depth > self.limits.max_depth {
-            return over("components of a path", depth, self.limits.max_depth);
+            return over(Limit::Depth, depth, self.limits.max_depth);
         }
         Ok(())
     }

@@ -22,11 +22,13 @@ pub(crate) struct Marker {
     form: WhiteoutForm,
     /// One inode serves all whiteouts of a layer (W22).
     first: Option<(Dir, Vec<u8>)>,
+    /// Inodes that whiteouts took.
+    inodes: u64,
 }
 
 impl Marker {
     pub(crate) fn new(flavour: crate::policy::XattrFlavour, form: WhiteoutForm) -> Marker {
-        Marker { prefix: flavour.prefix(), form, first: None }
+        Marker { prefix: flavour.prefix(), form, first: None, inodes: 0 }
     }
 
     /// Makes a whiteout of `name`; `false` where the layer has something of that name.
@@ -50,7 +52,10 @@ impl Marker {
             },
         };
         if made {
+            // The layer's tree is the same whenever it is unpacked (P14).
+            dir.set_times(name, &Meta::default())?;
             self.first = Some((dir.clone(), name.to_vec()));
+            self.inodes += 1;
         }
         Ok(made)
     }
@@ -140,6 +145,7 @@ impl Layer<'_> {
                     self.whiteout(&parent, &name, &mut marker)?;
                 }
             }
+            self.facts.inodes += marker.inodes;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::facts::{LayerFacts, RootMeta};
 use super::journal::{RecordRef, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
-use super::{ApplyOptions, Data, Target, Warning, check_implied, unheld};
+use super::{ApplyOptions, Data, Target, Warning, check_depth, check_implied, unheld};
 
 /// Symlinks expanded in one walk before it is refused (S12).
 pub(crate) const MAX_SYMLINKS: usize = 40;
@@ -48,6 +48,8 @@ pub(super) struct Layer<'o> {
     first_squashed: Vec<u8>,
     /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
     pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
+    /// Files with as many names as the file system allows: where the copy is that takes the next ones (L12).
+    pub(super) overflow: HashMap<(u64, u64), LiteralPath>,
     /// Names so far, with `strict` only.
     seen: HashSet<LiteralPath>,
 }
@@ -73,6 +75,7 @@ impl<'o> Layer<'o> {
             squashed: 0,
             first_squashed: Vec::new(),
             refused_xattrs: Vec::new(),
+            overflow: HashMap::new(),
             seen: HashSet::new(),
         })
     }
@@ -168,6 +171,7 @@ impl<'o> Layer<'o> {
             Some(id) => id,
             None => self.walk(path, implied_by)?,
         };
+        check_depth(self.dirs.info(id).depth as usize, self.options.plan.limits.max_depth)?;
         self.last_parent = Some((path.clone(), id));
         Ok(id)
     }
@@ -248,7 +252,7 @@ impl<'o> Layer<'o> {
 
     /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
     pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
-        e.kind() == ErrorKind::Malformed && self.doubtful()
+        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful()
     }
 
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
@@ -257,6 +261,10 @@ impl<'o> Layer<'o> {
         let known = self.dirs.child(parent, name);
         if let Some(id) = known {
             self.dirs.forget(id);
+        }
+        if !self.overflow.is_empty() {
+            let gone = self.dirs.path(parent).join(name);
+            self.overflow.retain(|_, copy| !copy.is_within(&gone));
         }
         self.stashed += 1;
         let number = self.stashed;

@@ -32,8 +32,8 @@ use crate::tar::{self, Parser, Step};
 pub use facts::{LayerFacts, RootMeta};
 pub(crate) use finish::{Marker, finish_root};
 pub(crate) use lay::{MAX_SYMLINKS, implied_meta, too_many_symlinks};
-pub(crate) use plan::check_implied;
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
+pub(crate) use plan::{check_depth, check_implied};
 
 /// Something odd that was accepted, or dropped, while a layer was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]

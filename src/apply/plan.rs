@@ -87,6 +87,12 @@ impl LiteralPath {
         })
     }
 
+    /// Whether this is `above` or lies below it.
+    pub fn is_within(&self, above: &LiteralPath) -> bool {
+        let rest = self.0.strip_prefix(&above.0[..]);
+        above.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+    }
+
     /// Returns this path with `name` below it.
     pub fn join(&self, name: &[u8]) -> LiteralPath {
         let mut out = self.0.clone();
@@ -285,6 +291,11 @@ fn check_path(path: &[u8], limits: &Limits) -> Result<(), Error> {
         return Err(limits.exceeded(Limit::PathBytes, path.len()));
     }
     Ok(())
+}
+
+/// Refuses to make something in a directory of `depth` components: symlinks lead deeper than any name could (S11).
+pub(crate) fn check_depth(depth: usize, most: usize) -> Result<(), Error> {
+    if depth < most { Ok(()) } else { Err(Limit::Depth.exceeded(most as u64, depth.saturating_add(1))) }
 }
 
 /// Checks a name that a symlink's target asks to make.

@@ -10,6 +10,7 @@
 //! Symlinks are therefore never followed by the kernel. Whoever wants one resolved inside a root reads it with
 //! [`Dir::read_link`] and walks on from a handle it already holds, which is what makes the *resolved* path known.
 
+mod lazy;
 pub mod meta;
 mod remove;
 
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result, escape};
 
+pub use lazy::{Handles, LazyDir};
 pub use meta::{Meta, NodeMeta, xattr_get, xattrs_of};
 pub use remove::{Removal, remove_path};
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::apply::fold::{FoldOptions, fold};
 use crate::apply::{RootMeta, Warning};
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{self, Collected, Image, Reference, Source};
 use crate::merge::{ChainView, Found, Layer, ViewDir};
 use crate::policy::{Ownership, RootEntry};
-use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, ReadLink};
+use crate::root::{Dir, Kind, LazyDir, LinkOutcome, NodeMeta, ReadLink};
 use crate::store::{Flavour, Store};
 use crate::stream::Expected;
 
@@ -262,7 +262,7 @@ fn copy_view(view: &ChainView, to: &Dir, owners: bool) -> Result<()> {
     let Some(root) = view.root() else { return Ok(()) };
     let marked = view.layers().first().and_then(|l| l.marks);
     let mut copier = Copier { links: HashMap::new(), top: to.clone(), owners, marked };
-    copier.dir(&root, to, &mut Vec::new())
+    copier.dir(&root, &LazyDir::new(to.clone(), &Arc::default()), &mut Vec::new())
 }
 
 struct Copier {
@@ -274,8 +274,9 @@ struct Copier {
 }
 
 impl Copier {
-    fn dir(&mut self, from: &ViewDir, to: &Dir, path: &mut Vec<u8>) -> Result<()> {
+    fn dir(&mut self, from: &ViewDir, target: &LazyDir, path: &mut Vec<u8>) -> Result<()> {
         for name in from.list()? {
+            let to = target.open()?;
             match from.lookup(&name)? {
                 None => {}
                 Some(Found::Dir(child)) => {
@@ -285,7 +286,8 @@ impl Copier {
                         path.push(b'/');
                     }
                     path.extend_from_slice(&name);
-                    self.dir(&child, &to.open_child(&name)?, path)?;
+                    drop(to);
+                    self.dir(&child, &target.child(&name), path)?;
                     path.truncate(length);
                 }
                 Some(Found::Other { dir, stat, .. }) => {
@@ -298,11 +300,11 @@ impl Copier {
                         }
                         self.links.insert(stat.id, (path.clone(), name.clone()));
                     }
-                    self.leaf(&dir, to, &name, &stat)?;
+                    self.leaf(&dir.open()?, &to, &name, &stat)?;
                 }
             }
         }
-        to.apply_meta_self(&from.meta()?, self.owners, &|_| false)
+        target.open()?.apply_meta_self(&from.meta()?, self.owners, &|_| false)
     }
 
     fn leaf(&self, from: &Dir, to: &Dir, name: &[u8], stat: &crate::root::Stat) -> Result<()> {

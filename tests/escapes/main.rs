@@ -68,7 +68,7 @@ pub fn escape(name: &str, make: &dyn Fn(&At) -> (Vec<Vec<u8>>, Option<Vec<Vec<En
         return;
     }
     let before = canary.look();
-    let model = spoken.map(|layers| Model::of_image(lab.model_options(ModelOptions::default()), &layers));
+    let model = spoken.map(|layers| Model::of_image(lab.options(ModelOptions::default()), &layers));
     for resolver in [Resolver::Openat2, Resolver::Steps] {
         lab.resolver = Some(resolver);
         let result = lab.every_way_of_tars(&tars, ModelOptions::default());

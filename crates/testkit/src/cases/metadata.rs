@@ -1,7 +1,7 @@
 //! Section M: modes, owners, times, xattrs, devices.
 
 use super::{Case, Want, case, d, f, l, refused};
-use crate::entry::{blk, chr, dir, fifo, file, hardlink, symlink};
+use crate::entry::{blk, chr, dir, fifo, file, hardlink, symlink, whiteout};
 use crate::model::Options;
 use crate::tree::Kind;
 
@@ -127,6 +127,20 @@ pub(super) fn cases() -> Vec<Case> {
         )
         .with(Options { selinux_keep: true, ..Options::default() }),
         case(
+            "m15_selinux_label_is_kept",
+            &["M15", "R-11"],
+            vec![
+                vec![file("f", "").xattr("security.selinux", "system_u:object_r:x_t:s0\0"), dir("d/")],
+                vec![hardlink("d/g", "f").xattr("security.selinux", "system_u:object_r:y_t:s0\0")],
+            ],
+            vec![
+                ("f", f("").xattr("security.selinux", "system_u:object_r:y_t:s0\0")),
+                ("d", d().no_xattrs()),
+                ("d/g", f("").group("d/g").xattr("security.selinux", "system_u:object_r:y_t:s0\0")),
+            ],
+        )
+        .with(Options { selinux_keep: true, ..Options::default() }),
+        case(
             "m16_capability_for_every_namespace_and_for_one",
             &["M16"],
             vec![vec![
@@ -220,6 +234,32 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("d", d().xattr("trusted.k", "v").xattr("user.k", "v")), ("d/e", d().no_xattrs()), ("d/e/x", f(""))],
         ),
         case(
+            "x04_implied_directory_keeps_a_default_acl_and_its_children_do_not_get_it",
+            &["X4", "D11"],
+            vec![
+                vec![dir("d/").mode(0o750).xattr("system.posix_acl_default", DEFAULT_ACL), file("d/a", "").mode(0o640)],
+                vec![file("d/e/x", "").mode(0o644).mtime(77), whiteout("d", "a"), hardlink("d/y", "d/e/x")],
+                vec![file("d/e/z", "").mode(0o600)],
+            ],
+            vec![
+                ("d", d().mode(0o750).xattr("system.posix_acl_default", DEFAULT_ACL)),
+                ("d/e", d().implied(77)),
+                ("d/e/x", f("").mode(0o644).no_xattrs().group("d/e/x")),
+                ("d/e/z", f("").mode(0o600).no_xattrs()),
+                ("d/y", f("").group("d/e/x")),
+            ],
+        ),
+        case(
+            "x04_implied_directory_keeps_lower_xattrs_through_two_layers",
+            &["X4", "X3"],
+            vec![
+                vec![dir("d/").xattr("user.k", "v")],
+                vec![file("d/x", "")],
+                vec![file("d/y", ""), whiteout("d", "x")],
+            ],
+            vec![("d", d().xattr("user.k", "v")), ("d/y", f(""))],
+        ),
+        case(
             "m20_nfs4_acl_is_dropped",
             &["M20"],
             vec![vec![file("f", "").xattr("system.nfs4_acl", b"\0\0\0\x01").xattr("user.k", "v")]],
@@ -228,8 +268,11 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "o02_user_overlay_xattrs_are_data_elsewhere",
             &["O2", "R-10"],
-            vec![vec![dir("d/"), file("d/old", "")], vec![dir("d/").xattr("user.overlaid", "y")]],
-            vec![("d", d().xattr("user.overlaid", "y")), ("d/old", f(""))],
+            vec![
+                vec![dir("d/"), file("d/old", "")],
+                vec![dir("d/").xattr("user.overlay.opaque", "y").xattr("user.overlaid", "y")],
+            ],
+            vec![("d", d().xattr("user.overlay.opaque", "y").xattr("user.overlaid", "y")), ("d/old", f(""))],
         )
         .with(Options { userxattr: false, ..Options::default() }),
         case(
@@ -263,3 +306,9 @@ pub(super) fn cases() -> Vec<Case> {
         ),
     ]
 }
+
+/// `u::rwx,u:4243:rwx,g::rwx,m::rwx,o::rwx` as the kernel keeps it.
+const DEFAULT_ACL: &[u8] = &[
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 147, 16, 0, 0, 4, 0, 7, 0, 255, 255, 255, 255, 16, 0, 7, 0,
+    255, 255, 255, 255, 32, 0, 7, 0, 255, 255, 255, 255,
+];

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// Files that AUFS kept for links: the content, and the inode of the first link made (W13, R-32).
 type Stash = BTreeMap<Name, (Vec<u8>, Option<Inode>)>;
 
+/// Components of the deepest place that anything may be made at.
+const DEEPEST: usize = 1024;
+
 /// Whether a hard link found its target.
 enum Linked {
     Done,
@@ -193,10 +196,16 @@ impl Model {
                     if name.len() > 255 {
                         return refuse(Reason::NameTooLong);
                     }
+                    if walk.at.len() >= DEEPEST {
+                        return refuse(Reason::NameTooLong);
+                    }
                     self.implied(entry, &walk.at, &name);
                     walk.enter(name);
                 }
             }
+        }
+        if walk.at.len() >= DEEPEST {
+            return refuse(Reason::NameTooLong);
         }
         Ok((walk.at, last.clone()))
     }

@@ -107,12 +107,16 @@ pub fn apply_layer<R: BufRead>(
 ) -> Result<Applied> {
     let mut layer = lay::Layer::new(target, options)?;
     let parser = Parser::new(&options.plan.limits);
-    let entries = each_entry(input, parser, warn, check, &mut |entry, data, warn| {
+    // The writer of eStargz that keeps a blob's own end puts its index behind it: nothing to warn of.
+    let odd = &mut |w: Warning| match (w.kind, w.path.as_slice()) {
+        ("data-after-end", STARGZ_INDEX) => {}
+        _ => warn(w),
+    };
+    let entries = each_entry(input, parser, odd, check, &mut |entry, data, warn| {
         let (offset, name, mtime) = (entry.offset, entry.path.clone(), entry.mtime);
         let action = plan(entry, &options.plan, warn)?;
         layer.run(action, mtime, &name, data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))
     })?;
-    behind_the_end(input, warn)?;
     let facts = layer.finish(warn)?;
     Ok(Applied { facts: LayerFacts { entries, ..facts } })
 }
@@ -144,7 +148,10 @@ pub(crate) fn each_entry<R: BufRead>(
         }
         match step.map_err(Error::from)? {
             Step::More => {}
-            Step::End => return Ok(entries),
+            Step::End => {
+                behind_the_end(input, warn)?;
+                return Ok(entries);
+            }
             Step::Skip(n) => skip(input, n)?,
             Step::Entry(entry) => {
                 check()?;
@@ -170,15 +177,15 @@ fn behind_the_end<R: BufRead>(input: &mut R, warn: &mut dyn FnMut(Warning)) -> R
         if found.is_empty() {
             return Ok(());
         }
-        // The writer of eStargz that keeps a blob's own end puts its index behind it.
-        if found.starts_with(STARGZ_INDEX) {
-            return Ok(());
-        }
         if found.iter().any(|b| *b != 0) {
-            let archive = have == block.len() && Parser::new(&Limits::default()).block(&block).is_ok();
-            let what = if archive { "another archive follows" } else { "bytes that are not zero follow" };
+            // Whoever knows the format tells by the first name: an index behind the end belongs to lazy pulling (Z15).
+            let (what, name) = match have == block.len() && Parser::new(&Limits::default()).block(&block).is_ok() {
+                true => ("another archive follows", block.split(|b| *b == 0).next().unwrap_or_default()),
+                false => ("bytes that are not zero follow", &[][..]),
+            };
+            let name = name.get(..100).unwrap_or(name);
             let detail = format!("{what} the end of the archive; hashed, not read (T4, T5)");
-            warn(Warning::new("data-after-end", b"", detail));
+            warn(Warning::new("data-after-end", name, detail));
             return Ok(());
         }
     }

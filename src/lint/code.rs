@@ -225,9 +225,9 @@ codes! {
     SelinuxLabel, "selinux-label", Ambiguous, "M15 R-11",
         "dropped; --selinux keep sets it",
         "umoci, podman: dropped; containerd, Docker: set";
-    OddCapability, "odd-capability", Nonconforming, "M16",
-        "for the root of another user namespace: dropped; not a capability: the layer is refused",
-        "tied to a user namespace, or not a capability: the kernel may refuse or ignore it";
+    ForeignCapability, "foreign-capability", Ambiguous, "M16",
+        "dropped: it is of a user namespace of the machine that built the image",
+        "containerd, Docker, podman, umoci: set, and the kernel ignores it elsewhere";
     SecurityXattr, "security-xattr", Info, "M17",
         "set where permitted",
         "podman without root: failed on such images";

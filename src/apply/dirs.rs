@@ -131,6 +131,17 @@ impl Dirs {
         self.handles.clear();
     }
 
+    /// Whether the directory, or one above it, was taken out of reach.
+    pub fn gone(&self, mut id: DirId) -> bool {
+        while id != ROOT {
+            if self.info(id).dead {
+                return true;
+            }
+            id = self.parent(id);
+        }
+        false
+    }
+
     /// Whether any implied directory was ever made.
     pub fn any_implied(&self) -> bool {
         self.implied > 0

@@ -110,7 +110,7 @@ impl Layer<'_> {
                 outcome = LinkOutcome::Made;
             } else {
                 if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
-                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
+                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target (L6)"));
                 }
                 self.duplicate(parent, &dir, last, entry, warn)?;
                 outcome = dir.link(last, &source_dir, target_name)?;

@@ -9,6 +9,7 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueP
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::image::Platform;
+use crate::lint::{Code, Severity};
 use crate::policy::{Limit, Limits, LowerSymlinks, RootEntry, Selinux, TreeOptions, Unit};
 
 const IMAGE: &str = "\
@@ -25,10 +26,28 @@ EXIT CODES
   0 done   1 other failure   2 usage   3 not found   4 integrity   5 malformed or over a limit
   6 not permitted or not supported   7 out of space   8 busy   130/143 cancelled by a signal";
 
+const LINT: &str = "\
+Every layer is read and verified, nothing is written. A finding has a stable code, the numbers of its rules, and a severity:
+  error          unply refuses it: the exit code is that of unpacking
+  ambiguous      tools disagree on what it means, or some get it wrong or fail
+  nonconforming  a conforming builder would not write it
+  info           worth knowing; tools agree
+The first 100 findings of a code are listed, all are counted. With --strict what it refuses is an error.
+
+--deny takes severities (each with all worse ones), codes and rule numbers:
+  --deny                          anything but info
+  --deny=ambiguous                what tools disagree on, and errors
+  --deny=W4,through-lower-symlink these
+
+IMAGE is as for the other commands, but not one of the store, which keeps no archives.
+
+EXIT CODES
+  0 read, with findings or without   3 not found   4 integrity   5 refused, or denied by --deny";
+
 /// Turns container images into verified root file systems.
 #[derive(Debug, Parser)]
 #[command(name = "unply", version, about, after_help = IMAGE, max_term_width = 110)]
-#[command(propagate_version = true, disable_help_subcommand = true, infer_long_args = false)]
+#[command(propagate_version = true, infer_long_args = false)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -67,6 +86,9 @@ pub enum Command {
         #[arg(value_parser = image)]
         image: String,
     },
+    /// Report what in an image is ambiguous, non-conforming or read differently by other tools; unpacks nothing.
+    #[command(after_help = LINT)]
+    Lint(LintArgs),
     /// List the images of the store.
     Images,
     /// List the layers of the store and what uses them.
@@ -121,6 +143,29 @@ pub struct UmountArgs {
     /// Where it is mounted.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub dir: Option<PathBuf>,
+}
+
+/// `unply lint`.
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// What to look at.
+    #[arg(value_parser = image)]
+    pub image: String,
+    /// End with exit code 5 if there are findings of these kinds [default: nonconforming and worse]
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "nonconforming")]
+    #[arg(value_delimiter = ',', value_parser = deny)]
+    pub deny: Vec<Deny>,
+}
+
+/// One thing that `lint` shall not find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deny {
+    /// Anything of this severity or worse.
+    From(Severity),
+    /// A finding of this code.
+    Code(Code),
+    /// A finding under this rule.
+    Rule(String),
 }
 
 /// `unply bench`.
@@ -307,6 +352,19 @@ fn platform(text: &str) -> Result<Platform, String> {
     text.parse().map_err(|e: crate::error::Error| e.to_string())
 }
 
+fn deny(text: &str) -> Result<Deny, String> {
+    let severity = Severity::ALL.into_iter().find(|severity| severity.word() == text);
+    let code = || Code::named(text).map(Deny::Code);
+    let rule = || Code::ALL.iter().flat_map(|code| code.rules()).find(|rule| *rule == text);
+    // A refusal brings its own rules.
+    let shape = text.starts_with(|c: char| c.is_ascii_uppercase()) && text.ends_with(|c: char| c.is_ascii_digit());
+    match severity.map(Deny::From).or_else(code) {
+        Some(deny) => Ok(deny),
+        None if rule().is_some() || shape => Ok(Deny::Rule(text.to_owned())),
+        None => Err("a severity (error, ambiguous, nonconforming, info), a code, or a rule such as W4".to_owned()),
+    }
+}
+
 fn jobs(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n @ 1..=1024) => Ok(n),
@@ -377,6 +435,23 @@ mod tests {
         assert_eq!(window("128M"), Ok(128 << 20));
         for bad in ["3M", "512", "4G", "0"] {
             assert!(window(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn deny_takes_severities_codes_and_rules() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["unply", "lint"], args].concat());
+        let deny = |args: &[&str]| match parse(args).unwrap().command {
+            Command::Lint(lint) => lint.deny,
+            _ => panic!(),
+        };
+        assert_eq!(deny(&["x"]), []);
+        assert_eq!(deny(&["--deny", "x"]), [Deny::From(Severity::Nonconforming)]);
+        assert_eq!(deny(&["x", "--deny=error"]), [Deny::From(Severity::Error)]);
+        let both = [Deny::Rule("W4".into()), Deny::Code(Code::ThroughLowerSymlink), Deny::Rule("R-3".into())];
+        assert_eq!(deny(&["--deny=W4,through-lower-symlink", "--deny=R-3", "x"]), both);
+        for bad in ["--deny=", "--deny=W", "--deny=warning", "--deny=w4"] {
+            assert!(parse(&[bad, "x"]).is_err(), "{bad}");
         }
     }
 

@@ -12,6 +12,13 @@ use crate::root::{Dir, Kind, NodeMeta, ReadLink, Stat};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct DirId(usize);
 
+impl DirId {
+    /// Returns how many directories the tree had before this one; later layers' directories have larger numbers.
+    pub(super) fn number(self) -> usize {
+        self.0
+    }
+}
+
 /// The root.
 pub(super) const ROOT: DirId = DirId(0);
 
@@ -22,10 +29,10 @@ pub(super) struct InodeId(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Child {
     Dir(DirId),
-    /// Anything else; `own` where this layer made the name.
+    /// Anything else, with the number of the layer that made the name ([`Tree::is_own`]).
     Leaf {
         inode: InodeId,
-        own: bool,
+        layer: u32,
     },
 }
 
@@ -72,6 +79,8 @@ pub(super) struct Tree {
     pub inodes: Vec<Inode>,
     lower_inodes: HashMap<(u64, u64), InodeId>,
     pub memory: Remembered,
+    /// Number of the layer that is being replayed; what directories of lower layers have is number 0.
+    layer: u32,
 }
 
 /// What a name takes in the tree besides its bytes: its slot with the room that a node of a B-tree leaves free, its
@@ -89,7 +98,18 @@ impl Tree {
             meta: DirMeta::Own(NodeMeta::default()),
             entries: BTreeMap::new(),
         };
-        Tree { dirs: vec![root], inodes: Vec::new(), lower_inodes: HashMap::new(), memory: Remembered::new(max_memory) }
+        let memory = Remembered::new(max_memory);
+        Tree { dirs: vec![root], inodes: Vec::new(), lower_inodes: HashMap::new(), memory, layer: 1 }
+    }
+
+    /// Whether a name made by layer number `layer` belongs to the layer that is being replayed.
+    pub(super) fn is_own(&self, layer: u32) -> bool {
+        layer == self.layer
+    }
+
+    /// Makes what the tree now holds the lower tree of one more layer.
+    pub(super) fn next_layer(&mut self) {
+        self.layer = self.layer.saturating_add(1);
     }
 
     pub(super) fn dir(&self, id: DirId) -> &DirNode {
@@ -139,7 +159,7 @@ impl Tree {
                         id
                     }
                 };
-                Some(Child::Leaf { inode: id, own: false })
+                Some(Child::Leaf { inode: id, layer: 0 })
             }
         };
         self.dir_mut(dir).entries.insert(name.to_vec(), child);
@@ -203,7 +223,8 @@ impl Tree {
     }
 
     pub(super) fn put(&mut self, parent: DirId, name: &[u8], inode: InodeId) {
-        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf { inode, own: true }));
+        let layer = self.layer;
+        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf { inode, layer }));
     }
 
     pub(super) fn path(&self, mut dir: DirId) -> LiteralPath {

@@ -6,7 +6,7 @@
 use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind};
 use crate::policy::Limit;
-use crate::stream::report::Codec;
+use crate::stream::report::{Codec, Framing};
 use crate::stream::window::WindowMemory;
 use crate::stream::{gzip, zstandard};
 
@@ -36,6 +36,11 @@ pub trait Decoder: Send {
     /// # Errors
     /// [`DecodeError::Truncated`] inside a member or a frame.
     fn end(&self) -> Result<(), DecodeError>;
+
+    /// Returns how the input was packed so far.
+    fn framing(&self) -> Framing {
+        Framing::default()
+    }
 }
 
 /// Why a blob is refused.

@@ -117,6 +117,8 @@ impl Engine {
                 return match self.decoder.end() {
                     Ok(()) => {
                         self.fate = Fate::Complete;
+                        // It is complete once.
+                        let _ = self.counters.framing.set(self.decoder.framing());
                         Ok(0)
                     }
                     Err(err) => Err(self.refuse(err)),

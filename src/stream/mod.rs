@@ -33,7 +33,7 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub use report::{Codec, Expected, StreamReport};
+pub use report::{Codec, Expected, Framing, StreamReport};
 pub use window::WindowMemory;
 
 use crate::cancel::CancelToken;
@@ -103,6 +103,11 @@ impl StreamProgress {
     /// Returns how many bytes were decompressed so far; the consumer may be behind.
     pub fn uncompressed_bytes(&self) -> u64 {
         self.0.uncompressed.load(Ordering::Relaxed)
+    }
+
+    /// Returns how the blob was packed, once it was decoded to its end.
+    pub fn framing(&self) -> Option<Framing> {
+        self.0.framing.get().copied()
     }
 }
 

@@ -8,6 +8,7 @@ use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name, zst
 
 use crate::cancel::CancelToken;
 use crate::stream::decode::{DecodeError, Decoder, Step};
+use crate::stream::report::Framing;
 use crate::stream::window::{self, WindowMemory, WindowPlace};
 
 const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -42,6 +43,7 @@ pub(super) struct Zstd {
     window_limit: u64,
     header: [u8; MAX_HEADER],
     have: usize,
+    framing: Framing,
 }
 
 impl Zstd {
@@ -58,6 +60,7 @@ impl Zstd {
             window_limit: 1 << log,
             header: [0; MAX_HEADER],
             have: 0,
+            framing: Framing::default(),
         })
     }
 
@@ -85,10 +88,13 @@ impl Zstd {
         match *header {
             [0, 0, 0, 0] => {
                 self.place = Place::Padding;
+                self.framing.padding = 4;
                 return Ok(());
             }
             [_, 0x2a, 0x4d, 0x18, a, b, c, d] => {
                 self.have = 0;
+                self.framing.starts_skippable |= self.framing.members == 0;
+                self.framing.skippable += 1;
                 self.place = Place::Skippable { left: u32::from_le_bytes([a, b, c, d]) };
                 return Ok(());
             }
@@ -155,6 +161,7 @@ impl Decoder for Zstd {
                     };
                     produced += step.produced;
                     if complete {
+                        self.framing.members += 1;
                         self.have = 0;
                         self.place = Place::Header;
                     }
@@ -175,12 +182,18 @@ impl Decoder for Zstd {
                     if input.iter().any(|&b| b != 0) {
                         return Err(DecodeError::Garbage("zstd frame"));
                     }
+                    self.framing.padding = self.framing.padding.saturating_add(input.len() as u64);
                     input = &[];
                     break;
                 }
             }
         }
         Ok(Step { consumed: all.len() - input.len(), produced })
+    }
+
+    fn framing(&self) -> Framing {
+        let unread = if self.place == Place::Header { self.have as u64 } else { 0 };
+        Framing { padding: self.framing.padding.saturating_add(unread), ..self.framing }
     }
 
     fn end(&self) -> Result<(), DecodeError> {

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use testkit::image::{ImageSpec, OciLayout};
-use testkit::{DescribeOptions, EntrySpec, Tree, describe};
+use testkit::model::Model;
+use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe};
 use unply::digest::DiffId;
 use unply::error::Result;
 use unply::image::Reference;
 use unply::policy;
+use unply::root::Resolver;
 use unply::unpack::{self, Options};
 
 /// Returns whether mounts can be tested; says SKIP where not, and fails there under `CI=true`.
@@ -86,6 +88,8 @@ pub struct Lab {
     store: PathBuf,
     pub in_user_namespace: bool,
     pub one_id: bool,
+    /// How the product opens directories; `None` lets it choose.
+    pub resolver: Option<Resolver>,
 }
 
 impl Lab {
@@ -96,21 +100,24 @@ impl Lab {
         let store = dir.path().join("store");
         let in_user_namespace = unply::sys::in_user_namespace();
         let one_id = matches!(unply::sys::uid_map().unwrap(), unply::sys::IdMap::Single(_));
-        Lab { dir, store, in_user_namespace, one_id }
+        Lab { dir, store, in_user_namespace, one_id, resolver: None }
     }
 
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Whether this place can show the image at all: a user namespace has no devices, and not every owner.
+    /// The model's options for this place: a user namespace has no devices.
+    pub fn model_options(&self, options: testkit::model::Options) -> testkit::model::Options {
+        testkit::model::Options { skip_devices: self.in_user_namespace, ..options }
+    }
+
+    /// Whether this place can show the image at all: a user namespace has not every owner.
     pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
-        use testkit::EntryKind::{Block, Char};
         let fits = |e: &EntrySpec| {
-            let device = matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
             let owners = e.uid < 65536 && e.gid < 65536;
             let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
-            !self.in_user_namespace || (!device && (owners || self.one_id) && xattrs)
+            !self.in_user_namespace || ((owners || self.one_id) && xattrs)
         };
         layers.iter().flatten().all(fits)
     }
@@ -130,14 +137,55 @@ impl Lab {
         layers: &[Vec<EntrySpec>],
         options: testkit::model::Options,
     ) -> Result<Vec<(&'static str, Tree)>> {
-        let tars: Vec<Vec<u8>> = layers.iter().map(testkit::layer).collect();
+        self.every_way_of_tars(&layers.iter().map(testkit::layer).collect::<Vec<_>>(), options)
+    }
+
+    /// As [`Lab::every_way`], for any archives.
+    pub fn every_way_of_tars(
+        &self,
+        tars: &[Vec<u8>],
+        options: testkit::model::Options,
+    ) -> Result<Vec<(&'static str, Tree)>> {
         let work = tempfile::tempdir_in(self.path()).unwrap();
         let layout = work.path().join("image");
-        OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars).tag("t")).unwrap();
+        OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars.to_vec()).tag("t")).unwrap();
         let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
-        let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
+        let options = Options {
+            tree: tree_options(options),
+            durable: false,
+            jobs: 2,
+            resolver: self.resolver,
+            ..Options::default()
+        };
         every_way_of(work.path(), &self.store, &reference, &options, &|path| self.describe(path))
     }
+}
+
+/// Compares what [`Lab::every_way`] gave with the reference model; returns what is wrong.
+pub fn check_image(
+    lab: &Lab,
+    name: &str,
+    layers: &[Vec<EntrySpec>],
+    options: testkit::model::Options,
+    results: &Result<Vec<(&'static str, Tree)>>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    match (Model::of_image(lab.model_options(options), layers), results) {
+        (Err(_), Err(_)) => {}
+        (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
+        (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
+        (Ok(model), Ok(trees)) => {
+            let expected = lab.comparable(model.tree());
+            for (way, tree) in trees {
+                let differences = compare(&expected, &lab.comparable(tree.clone()));
+                if !differences.is_empty() {
+                    wrong.push(format!("{name}, {way} (expected: model):"));
+                    wrong.extend(differences.iter().take(12).map(|d| format!("    {d}")));
+                }
+            }
+        }
+    }
+    wrong
 }
 
 /// Brings one image in every way and describes each result.

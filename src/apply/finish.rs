@@ -13,7 +13,7 @@ use super::facts::LayerFacts;
 use super::journal::{Reader, Record};
 use super::lay::{Layer, call_failed};
 use super::plan::LiteralPath;
-use super::{Warning, lay};
+use super::{Warning, lay, unheld};
 
 /// Writes overlayfs's marks into a directory of one layer
 /// (<https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories>).
@@ -97,6 +97,12 @@ impl Layer<'_> {
         if self.opaques + self.whiteouts > 0 {
             self.marks()?;
         }
+        let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
+        for (parent, name) in std::mem::take(&mut self.unmade) {
+            if !self.dirs.gone(parent) {
+                self.hide(parent, &name, &mut marker)?;
+            }
+        }
         let live = self.dirs.live();
         let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(self.dirs.parent(*id));
         if stashed || self.facts.late_links > 0 || live.iter().any(implied) {
@@ -106,14 +112,13 @@ impl Layer<'_> {
         for id in live.iter().rev() {
             self.finish_directory(*id, &marker, warn)?;
         }
-        if self.squashed() > 0 {
+        if let (count @ 1.., first) = self.squashed() {
+            let detail =
+                format!("{count} entries, this one first, belong to the caller: only one id is mapped here (R-31)");
+            warn(Warning::new("owners-squashed", first, detail));
             self.facts.squashed = true;
-            warn(Warning::new(
-                "owners-squashed",
-                b"",
-                format!("{} entries belong to the caller: only one id is mapped here (R-31)", self.squashed()),
-            ));
         }
+        self.refused_in_all(warn);
         let file = self.journal.finish()?;
         drop(file);
         Ok(self.facts)
@@ -162,6 +167,11 @@ impl Layer<'_> {
             self.facts.depends_on_lower = true;
             return Ok(());
         };
+        self.hide(id, name, marker)
+    }
+
+    /// Hides what lower layers have at `name`, whatever this layer has there.
+    fn hide(&mut self, id: DirId, name: &[u8], marker: &mut Marker) -> Result<()> {
         if let Some(child) = self.dirs.child(id, name) {
             // The layer has a directory of that name: it replaces the lower one as a whole (W2, W4).
             self.dirs.info_mut(child).opaque = true;
@@ -190,7 +200,8 @@ impl Layer<'_> {
             return finish_root(&dir, self.options.ownership);
         }
         let node = std::mem::take(&mut self.dirs.info_mut(id).meta);
-        let path = if node.xattrs.is_empty() { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
+        let rare = unheld::rare_time(node.meta.mtime);
+        let path = if node.xattrs.is_empty() && !rare { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
         if self.options.ownership == Ownership::Keep {
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             if (node.meta.uid, node.meta.gid) != me {
@@ -198,7 +209,8 @@ impl Layer<'_> {
                     .map_err(|e| lay::owner_failed(&node.meta, e))?;
             }
         } else {
-            self.count_squashed(&node.meta);
+            let path = self.dirs.path(id);
+            self.count_squashed(&node.meta, path.as_bytes());
         }
         for (name, value) in &node.xattrs {
             let result = fdmeta::set_xattr_fd(&dir, name, value);
@@ -212,7 +224,12 @@ impl Layer<'_> {
             marker.holds_whiteouts(&dir, opaque)?;
         }
         fdmeta::set_mode_fd(&dir, node.meta.mode).map_err(|e| call_failed("fchmod", e))?;
-        fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))
+        fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))?;
+        if rare {
+            let kept = fdmeta::mtime_fd(&dir).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(node.meta.mtime, kept, &path, warn);
+        }
+        Ok(())
     }
 }
 

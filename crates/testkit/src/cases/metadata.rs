@@ -5,6 +5,11 @@ use crate::entry::{blk, chr, dir, fifo, file, hardlink, symlink, whiteout};
 use crate::model::Options;
 use crate::tree::Kind;
 
+/// A capability of version 3 for the user namespace whose root is this user; otherwise like the one of version 2.
+fn version_3(root: u32) -> Vec<u8> {
+    [&[1, 0, 0, 3, 0, 4][..], &[0; 14], &root.to_le_bytes()].concat()
+}
+
 pub(super) fn cases() -> Vec<Case> {
     let capability = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     vec![
@@ -107,6 +112,21 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("f", f("").xattr("user.k", "v"))],
         ),
         case(
+            "m15_selinux_label_is_kept_on_demand",
+            &["M15", "R-11"],
+            vec![
+                vec![dir("d/").xattr("security.selinux", "system_u:object_r:x_t:s0\0"), file("d/f", "")],
+                vec![file("f", "").xattr("security.selinux", "system_u:object_r:y_t:s0\0"), file("d/g", "")],
+            ],
+            vec![
+                ("d", d().xattr("security.selinux", "system_u:object_r:x_t:s0\0")),
+                ("d/f", f("").no_xattrs()),
+                ("d/g", f("").no_xattrs()),
+                ("f", f("").xattr("security.selinux", "system_u:object_r:y_t:s0\0")),
+            ],
+        )
+        .with(Options { selinux_keep: true, ..Options::default() }),
+        case(
             "m15_selinux_label_is_kept",
             &["M15", "R-11"],
             vec![
@@ -120,6 +140,59 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         )
         .with(Options { selinux_keep: true, ..Options::default() }),
+        case(
+            "m16_capability_for_every_namespace_and_for_one",
+            &["M16"],
+            vec![vec![
+                file("two", "").xattr("security.capability", capability),
+                file("three", "").xattr("security.capability", version_3(0)),
+                file("foreign", "").xattr("security.capability", version_3(1000)).xattr("user.k", "v"),
+            ]],
+            vec![
+                ("two", f("").xattr("security.capability", capability)),
+                ("three", f("").xattr("security.capability", capability)),
+                ("foreign", f("").xattr("user.k", "v")),
+            ],
+        ),
+        refused(
+            "m16_capability_of_no_known_version",
+            &["M16"],
+            vec![vec![file("f", "").xattr("security.capability", [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])]],
+        ),
+        refused(
+            "m16_capability_cut_short",
+            &["M16"],
+            vec![vec![dir("d/").xattr("security.capability", [1, 0, 0, 2, 0])]],
+        ),
+        case(
+            "m17_other_security_xattrs_are_kept",
+            &["M17"],
+            vec![vec![file("f", "").xattr("security.ima", [3, 1]).xattr("security.evm", [3, 1, 7])]],
+            vec![("f", f("").xattr("security.evm", [3, 1, 7]).xattr("security.ima", [3, 1]))],
+        ),
+        case(
+            "m21_the_largest_xattr_that_linux_stores",
+            &["M21"],
+            vec![vec![
+                file("f", "").xattr("user.big", [7; 65_536]),
+                dir("d/").xattr(format!("user.{}", "n".repeat(250)), "v"),
+            ]],
+            vec![
+                ("f", f("").xattr("user.big", [7; 65_536])),
+                ("d", d().xattr(&format!("user.{}", "n".repeat(250)), "v")),
+            ],
+        ),
+        refused("m21_xattr_of_65537_bytes", &["M21"], vec![vec![file("f", "").xattr("user.big", [7; 65_537])]]),
+        refused(
+            "m21_xattr_of_70_kib_that_would_be_dropped",
+            &["M21"],
+            vec![vec![symlink("l", "t").xattr("user.big", [7; 70 << 10])]],
+        ),
+        refused(
+            "m21_xattr_name_of_256_bytes",
+            &["M21"],
+            vec![vec![file("f", "").xattr(format!("user.{}", "n".repeat(251)), "v")]],
+        ),
         case(
             "m18_user_xattrs_only_on_files_and_directories",
             &["M18"],

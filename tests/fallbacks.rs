@@ -290,8 +290,8 @@ fn all_of_them_inside_a_user_namespace() {
 
 /// O7: a store on overlayfs has xattr whiteouts; flat and read-only views are right; an upper cannot be there, and the error says so.
 #[test]
-fn o7_a_store_on_overlayfs() {
-    if !root_or_skip("o7_a_store_on_overlayfs") {
+fn o07_a_store_on_overlayfs() {
+    if !root_or_skip("o07_a_store_on_overlayfs") {
         return;
     }
     let lab = Lab::new();
@@ -350,8 +350,8 @@ fn overlay_on(lab: &Lab) -> PathBuf {
 
 /// A file system that stores no xattrs can hold neither a store nor, because layers are staged there, a target.
 #[test]
-fn a_file_system_without_xattrs_is_refused_with_advice() {
-    if !root_or_skip("a_file_system_without_xattrs_is_refused_with_advice") {
+fn m19_a_file_system_without_xattrs_is_refused_with_advice() {
+    if !root_or_skip("m19_a_file_system_without_xattrs_is_refused_with_advice") {
         return;
     }
     let lab = Lab::new();
@@ -359,7 +359,7 @@ fn a_file_system_without_xattrs_is_refused_with_advice() {
     std::fs::create_dir(&place).unwrap();
     let flags = rustix::mount::MountFlags::empty();
     if let Err(e) = rustix::mount::mount("test", &place, "ramfs", flags, None) {
-        println!("SKIP: a_file_system_without_xattrs_is_refused_with_advice: no ramfs: {e}");
+        println!("SKIP: m19_a_file_system_without_xattrs_is_refused_with_advice: no ramfs: {e}");
         assert!(std::env::var_os("CI").is_none_or(|v| v != "true"));
         return;
     }

@@ -197,7 +197,7 @@ fn images() -> Vec<(Code, &'static [Code], Of)> {
         one(SecurityXattr, &[], vec![f().xattr("security.ima", "x")]),
         one(UserXattr, &[], vec![symlink("s", "t").xattr("user.k", "v")]),
         one(Nfs4Acl, &[], vec![f().xattr("system.nfs4_acl", "x")]),
-        one(LargeXattr, &[], vec![f().xattr("user.k", vec![b'v'; 70_000])]),
+        one(LargeXattr, &[], vec![f().xattr("user.k", vec![b'v'; 60_000])]),
         (NoEndBlocks, &[], Of::Tar(TarBuilder::new().entry(&f()).unfinished())),
         (DataAfterEnd, &[], Of::Tar([layer(&[f()]), layer(&[f()])].concat())),
         (SlashDirectory, &[], tar(|t| t.header(&Header::new(b'0', "d/")))),

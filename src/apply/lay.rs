@@ -44,10 +44,10 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
-    /// The first entry that was squashed.
-    first_squashed: Vec<u8>,
     /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
     pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
+    /// The first entry that was squashed.
+    first_squashed: Vec<u8>,
     /// Files with as many names as the file system allows: where the copy is that takes the next ones (L12).
     pub(super) overflow: HashMap<(u64, u64), LiteralPath>,
     /// Names so far, with `strict` only.
@@ -73,8 +73,8 @@ impl<'o> Layer<'o> {
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
-            first_squashed: Vec::new(),
             refused_xattrs: Vec::new(),
+            first_squashed: Vec::new(),
             overflow: HashMap::new(),
             seen: HashSet::new(),
         })

@@ -35,6 +35,10 @@ pub(crate) use lay::{MAX_SYMLINKS, implied_meta, too_many_symlinks};
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
 pub(crate) use plan::{check_depth, check_implied};
 
+/// The entry of an eStargz layer that lists the others
+/// (<https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>).
+pub(crate) const STARGZ_INDEX: &[u8] = b"stargz.index.json";
+
 /// Something odd that was accepted, or dropped, while a layer was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
@@ -108,6 +112,7 @@ pub fn apply_layer<R: BufRead>(
         let action = plan(entry, &options.plan, warn)?;
         layer.run(action, mtime, &name, data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))
     })?;
+    behind_the_end(input, warn)?;
     let facts = layer.finish(warn)?;
     Ok(Applied { facts: LayerFacts { entries, ..facts } })
 }
@@ -139,10 +144,7 @@ pub(crate) fn each_entry<R: BufRead>(
         }
         match step.map_err(Error::from)? {
             Step::More => {}
-            Step::End => {
-                behind_the_end(input, warn)?;
-                return Ok(entries);
-            }
+            Step::End => return Ok(entries),
             Step::Skip(n) => skip(input, n)?,
             Step::Entry(entry) => {
                 check()?;
@@ -166,6 +168,10 @@ fn behind_the_end<R: BufRead>(input: &mut R, warn: &mut dyn FnMut(Warning)) -> R
         let have = read_some(input, &mut block)?;
         let found = block.get(..have).unwrap_or_default();
         if found.is_empty() {
+            return Ok(());
+        }
+        // The writer of eStargz that keeps a blob's own end puts its index behind it.
+        if found.starts_with(STARGZ_INDEX) {
             return Ok(());
         }
         if found.iter().any(|b| *b != 0) {

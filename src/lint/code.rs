@@ -226,7 +226,7 @@ codes! {
         "dropped; --selinux keep sets it",
         "umoci, podman: dropped; containerd, Docker: set";
     OddCapability, "odd-capability", Nonconforming, "M16",
-        "set as it is",
+        "for the root of another user namespace: dropped; not a capability: the layer is refused",
         "tied to a user namespace, or not a capability: the kernel may refuse or ignore it";
     SecurityXattr, "security-xattr", Info, "M17",
         "set where permitted",
@@ -238,7 +238,7 @@ codes! {
         "dropped",
         "umoci: dropped; others set it where the file system takes it";
     LargeXattr, "large-xattr", Nonconforming, "M21",
-        "set where the file system holds it",
+        "set where the file system holds it; over 64 KiB the layer is refused",
         "the same; ext4 holds about 4 KiB a file, no file system more than 64 KiB a value";
     NoEndBlocks, "no-end-blocks", Info, "T1 T2",
         "accepted",

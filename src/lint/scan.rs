@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::apply::journal::{RecordRef, Writer};
 use crate::apply::plan::{AUFS_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX};
-use crate::apply::{Action, LiteralPath, Node, PlanOptions, Warning, each_entry, plan};
+use crate::apply::{Action, LiteralPath, Node, PlanOptions, STARGZ_INDEX, Warning, each_entry, plan};
 use crate::error::{Error, ErrorKind, Result, escape, from_io};
 use crate::image;
 use crate::policy::{TreeOptions, XattrFlavour};
@@ -569,9 +569,6 @@ impl Layer {
     }
 }
 
-/// The name of eStargz's index
-/// (<https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>).
-const STARGZ_INDEX: &[u8] = b"stargz.index.json";
 /// Bytes that the kernel takes in one path, without the final NUL.
 const PATH_MAX: usize = 4095;
 /// The last second that ext4 holds, in the year 2446.

@@ -219,6 +219,18 @@ impl Disk {
         Ok(())
     }
 
+    /// Lists the names of an inode.
+    pub fn names_of(&self, inode: Ino) -> Vec<Vec<u8>> {
+        let (mut names, mut todo) = (Vec::new(), vec![(Vec::new(), ROOT)]);
+        while let Some((path, ino)) = todo.pop() {
+            todo.extend(self.children(ino).iter().map(|(name, child)| (join(&path, name), *child)));
+            if ino == inode {
+                names.push(path);
+            }
+        }
+        names
+    }
+
     /// Returns the tree, as it is without any overlay.
     pub fn tree(&self) -> Tree {
         let (mut tree, mut identity, mut todo) = (Tree::default(), BTreeMap::new(), vec![(Vec::new(), ROOT)]);

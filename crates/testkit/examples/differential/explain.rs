@@ -4,7 +4,7 @@
 //! (2) each difference from the rules' tree has a noted rule that can cause a difference of its kind at its place.
 
 use crate::disk::{NOW, at_or_below};
-use crate::imitate::{Imitation, Note, rule_of};
+use crate::imitate::{DUPLICATES, Imitation, Note, rule_of};
 use crate::tools::Shown;
 use std::time::{SystemTime, UNIX_EPOCH};
 use testkit::model::Refusal;
@@ -87,6 +87,7 @@ pub const RULES: &[Rule] = &[
     rule("D9", Here, Metadata, "a setgid directory gives nothing to what is made in it"),
     rule("D3", Here, Metadata, "the root is 0755 0:0, whatever a root entry says"),
     rule("D4", Here, Anything, "the root is a directory"),
+    rule("D5", Here, Xattrs, "a directory entry replaces all xattrs of the directory"),
     rule("D6", Below, Anything, "of duplicates the last one wins"),
     rule("X3", Here, Metadata, "what a layer hid gives no metadata to a directory above"),
     rule("M5", Image, Metadata, "owners from 2^32-1 on are refused"),
@@ -95,11 +96,12 @@ pub const RULES: &[Rule] = &[
     rule("M12", Image, Xattrs, "an xattr may have an empty value"),
     rule("M15", Here, Xattrs, "`security.selinux` is dropped"),
     rule("M18", Here, Xattrs, "`user.*` on a symlink or device is dropped"),
+    rule("R-21", Here, Anything, "an image without layers is an empty root"),
     rule("R-24", Below, Anything, "whiteouts act on lower layers first, wherever they stand"),
 ];
 
 /// Departures that leave other names than the rules do, on which later layers then act.
-const TRAVELS: &[&str] = &["W2", "W4", "W8", "W13", "W17", "W21", "O4", "L13", "S6", "R-24"];
+const TRAVELS: &[&str] = &["W2", "W4", "W8", "W13", "W17", "W21", "O4", "L13", "S6", "D6", "R-24"];
 
 /// Finds a rule.
 ///
@@ -150,14 +152,17 @@ pub fn normal(mut tree: Tree, start: SystemTime) -> Tree {
 
 /// Judges what a tool showed.
 pub fn judge(rules: &Result<Tree, Refusal>, predicted: &Imitation, shown: &Shown) -> Finding {
+    let unpredicted = &predicted.blind;
     let mut finding = Finding::default();
+    let blind = |d: &Difference| unpredicted.iter().find(|note| at_or_below(&d.path, &note.path)).map(|note| note.rule);
     match (&predicted.outcome, shown) {
         (Ok(predicted), Ok(shown)) => {
-            let differences = compare(predicted, shown);
+            let differences = compare(predicted, shown).into_iter().filter(|d| blind(d).is_none()).collect::<Vec<_>>();
             let line = |d: &Difference| format!("not as predicted: {d}");
             finding.unexplained.extend(differences.iter().take(12).map(line));
         }
-        (Err(refused), Err(words)) if words.contains(refused.says) => {}
+        (Err(refused), Err(words))
+            if words.contains(refused.says) || refused.duplicates && words.contains(DUPLICATES) => {}
         (Err(refused), Err(words)) => {
             finding.unexplained.push(format!("refused by {} with other words: {words}", refused.rule));
         }
@@ -170,7 +175,8 @@ pub fn judge(rules: &Result<Tree, Refusal>, predicted: &Imitation, shown: &Shown
     match (rules, shown, &predicted.outcome) {
         (Ok(rules), Ok(shown), _) => {
             for difference in compare(rules, shown) {
-                match cause(&difference, &predicted.notes) {
+                let blind = blind(&difference).map(|rule| (rule, How::Differs));
+                match blind.or_else(|| cause(&difference, &predicted.notes)) {
                     Some((rule, how)) => {
                         let text = format!("{difference}").replace("expected", "rules").replace("found", "tool");
                         finding.departures.push(Departure { rule, how, text });
@@ -205,7 +211,11 @@ fn cause(difference: &Difference, notes: &[Note]) -> Option<(&'static str, How)>
         };
         near && can_cause(rule, difference)
     };
-    if let Some(note) = notes.iter().filter(here).max_by_key(|note| note.path.len()) {
+    // A note at the very path comes first; where there are several, one that changes more than metadata.
+    let rank = |note: &&Note| {
+        (note.path == difference.path, rule_named(note.rule).reach == Below, note.path.len())
+    };
+    if let Some(note) = notes.iter().filter(here).max_by_key(rank) {
         return Some((note.rule, How::Differs));
     }
     // Later layers build on what an earlier one left.

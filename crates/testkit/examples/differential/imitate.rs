@@ -7,7 +7,7 @@ mod containerd;
 mod storage;
 mod umoci;
 
-pub use storage::Flavour;
+pub use storage::{DUPLICATES, Flavour};
 
 use crate::disk::{Disk, Errno, Ino, Last, Scope, at_or_below, components, join};
 use std::collections::VecDeque;
@@ -47,7 +47,8 @@ impl Tool {
         };
         // As trees are described.
         let outcome = outcome.map(|tree| tree.without_xattrs(testkit::describe::overlay_xattr));
-        Imitation { outcome, notes }
+        let blind = if matches!(self, Tool::Podman | Tool::Docker) { redirected(layers) } else { Vec::new() };
+        Imitation { outcome, notes, blind }
     }
 
     /// Leaves out of an image every entry that this tool or the rules would refuse the image for.
@@ -83,6 +84,14 @@ pub struct Refused {
     pub path: Vec<u8>,
     /// What its message must contain.
     pub says: &'static str,
+    /// It refuses for a duplicate as well, and whichever is noticed first is what it says.
+    pub duplicates: bool,
+}
+
+impl Refused {
+    fn new(rule: &'static str, path: &[u8], says: &'static str) -> Refused {
+        Refused { rule, path: path.to_vec(), says, duplicates: false }
+    }
 }
 
 /// A prediction.
@@ -90,11 +99,13 @@ pub struct Refused {
 pub struct Imitation {
     pub outcome: Result<Tree, Refused>,
     pub notes: Vec<Note>,
+    /// Where nothing is predicted, and with what rule as reason; each place and everything below it.
+    pub blind: Vec<Note>,
 }
 
 /// Makes a refusal out of what a call answered.
 fn refused(rule: &'static str, path: &[u8], errno: Errno) -> Refused {
-    Refused { rule, path: path.to_vec(), says: errno.words() }
+    Refused::new(rule, path, errno.words())
 }
 
 fn note(notes: &mut Vec<Note>, rule: &'static str, path: &[u8]) {
@@ -102,6 +113,24 @@ fn note(notes: &mut Vec<Note>, rule: &'static str, path: &[u8]) {
     if !notes.contains(&note) {
         notes.push(note);
     }
+}
+
+/// Finds what xattrs of the archive would make overlayfs do, beyond opaque directories.
+fn redirected(layers: &[Vec<EntrySpec>]) -> Vec<Note> {
+    let mut blind = Vec::new();
+    for entry in layers.iter().flatten() {
+        for (name, value) in &entry.xattrs {
+            match &name[..] {
+                b"trusted.overlay.redirect" => {
+                    note(&mut blind, "O1", &crate::disk::clean(&entry.path));
+                    note(&mut blind, "O1", &crate::disk::clean(value));
+                }
+                b"trusted.overlay.metacopy" => note(&mut blind, "O1", &crate::disk::clean(&entry.path)),
+                _ => {}
+            }
+        }
+    }
+    blind
 }
 
 /// Names the rule under which the rule book refuses an image.
@@ -246,6 +275,14 @@ fn resolved(tree: &Tree, path: &[u8]) -> Vec<u8> {
         }
     }
     at.join(&b'/')
+}
+
+/// What the two overlay imitations say of an entry that takes the place of one of its own layer.
+fn note_replaced(notes: &mut Vec<Note>, lower: &Tree, there: &Node, entry: &EntrySpec, path: &[u8]) {
+    if there.kind == Kind::Dir || entry.kind != EntryKind::Dir || !has_below(lower, path) {
+        return;
+    }
+    note(notes, if crate::overlay::is_whiteout(there) { "W4" } else { "D6" }, path);
 }
 
 /// Whether anything of a tree stands below a path.

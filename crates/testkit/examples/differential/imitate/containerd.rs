@@ -69,9 +69,7 @@ impl<'a> Apply<'a> {
             return self.whiteout(entry, &parent, &base[4..]);
         }
         if let Ok(ino) = self.disk.find(&path, Last::Keep, SCOPE) {
-            if is_whiteout(self.disk.node(ino)) && entry.kind == EntryKind::Dir && has_below(self.lower, &path) {
-                note(self.notes, "W4", &path);
-            }
+            note_replaced(self.notes, self.lower, self.disk.node(ino), entry, &path);
             if !(self.disk.is_dir(ino) && entry.kind == EntryKind::Dir) {
                 self.remove_all(&path)?;
             }
@@ -137,7 +135,8 @@ impl<'a> Apply<'a> {
                     (node.mode, node.uid, node.gid, node.mtime) = (from.mode, from.uid, from.gid, from.mtime);
                     node.xattrs = from.xattrs.clone();
                     node.xattrs.retain(|name, _| !name.starts_with(b"trusted."));
-                    if self.lower.get(path).is_none_or(|node| node.kind != Kind::Dir) {
+                    let seen = self.lower.get(path).map(|node| &node.kind);
+                    if !matches!(seen, Some(Kind::Dir | Kind::Symlink(_))) {
                         note(self.notes, "X3", path);
                     }
                     break;
@@ -155,7 +154,7 @@ impl<'a> Apply<'a> {
             return self.opaque(parent);
         }
         if hidden.is_empty() || hidden == b"." || hidden == b".." {
-            return Err(Refused { rule: "W11", path: parent.to_vec(), says: "invalid whiteout name" });
+            return Err(Refused::new("W11", parent, "invalid whiteout name"));
         }
         let path = join(parent, hidden);
         if path.starts_with(b".wh.") {
@@ -169,7 +168,8 @@ impl<'a> Apply<'a> {
         }
         let mut node = made(Kind::Char(0, 0));
         (node.uid, node.gid) = (entry.uid as u32, entry.gid as u32);
-        let rule = if self.unpacked.contains(&path) { "W2" } else { "D6" };
+        let twice = |ino: Ino| is_whiteout(self.disk.node(ino));
+        let rule = if self.disk.find(&path, Last::Keep, SCOPE).is_ok_and(twice) { "D6" } else { "W2" };
         let exists = |e: Errno| if e == Errno::Exist { refused(rule, &path, e) } else { refused("S11", &path, e) };
         self.disk.make(&path, SCOPE, node).map_err(exists)?;
         Ok(())
@@ -217,6 +217,9 @@ impl<'a> Apply<'a> {
             note(self.notes, "W21", path);
         }
         note_numbers(self.notes, entry, path);
+        if entry.kind == EntryKind::Dir && !self.disk.node(ino).xattrs.is_empty() {
+            note(self.notes, "D5", path);
+        }
         let to_symlink = matches!(entry.kind, EntryKind::HardLink(_))
             && matches!(self.disk.node(ino).kind, Kind::Symlink(_));
         if to_symlink {
@@ -235,7 +238,8 @@ impl<'a> Apply<'a> {
             match set_xattr(&mut self.disk, ino, name, value) {
                 Xattr::Set if name == b"security.selinux" => note(self.notes, "M15", path),
                 Xattr::Set | Xattr::Unsupported => {}
-                Xattr::NotPermitted => return Err(refused("M18", path, Errno::Perm)),
+                // Debian's has the correction of later versions.
+                Xattr::NotPermitted => {}
             }
         }
         let mtime = bound(self.notes, entry, path);
@@ -272,7 +276,7 @@ impl<'a> Apply<'a> {
             let path = root_path(&self.disk, &name).map_err(|e| refused("S5", &name, e))?;
             let ino = self.disk.find(&path, Last::Keep, SCOPE).map_err(|e| refused("S5", &name, e))?;
             if path != was || !self.disk.is_dir(ino) {
-                note(self.notes, "S5", &path);
+                self.disk.names_of(ino).iter().for_each(|name| note(self.notes, "S5", name));
             }
             self.disk.node_mut(ino).mtime = bound(self.notes, entry, &path);
         }

@@ -12,6 +12,9 @@ use std::collections::BTreeSet;
 
 const SCOPE: Scope = Scope::Chroot;
 
+/// What tar-split says of a name that comes twice.
+pub const DUPLICATES: &str = "duplicates of file paths not supported";
+
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
@@ -20,28 +23,34 @@ pub enum Flavour {
 }
 
 pub fn imitate(flavour: Flavour, layers: &[Vec<EntrySpec>], notes: &mut Vec<Note>) -> Result<Tree, Refused> {
+    if layers.is_empty() && flavour == Flavour::Podman {
+        return Err(Refused::new("R-21", b"", "layer not known"));
+    }
     // An empty directory stands below the lowest layer, so that one layer is an overlay as well.
     let mut done: Vec<Disk> = vec![root(flavour)];
     for layer in layers {
         let stack: Vec<&Disk> = done.iter().rev().collect();
         let lower = merged(&stack);
-        let mut apply = Apply { flavour, disk: root(flavour), lower: &lower, notes, seen: BTreeSet::new() };
-        let mut dirs = Vec::new();
-        for entry in layer {
-            if apply.entry(entry)? {
-                dirs.push(entry);
-            }
+        // The packer reads on while the layer is unpacked: of two reasons to refuse it, either may come first.
+        let duplicate = duplicate(layer);
+        let mut apply = Apply { flavour, disk: root(flavour), lower: &lower, notes };
+        match (apply.layer(layer), duplicate) {
+            (Err(refused), duplicate) => return Err(Refused { duplicates: duplicate.is_some(), ..refused }),
+            (Ok(()), Some(path)) => return Err(Refused::new("D6", &path, DUPLICATES)),
+            (Ok(()), None) => done.push(apply.disk),
         }
-        for entry in dirs {
-            apply.directory_time(entry)?;
-        }
-        done.push(apply.disk);
     }
     let stack: Vec<&Disk> = done.iter().rev().collect();
     let tree = merged(&stack);
     note_phantoms(notes, &tree, &stack);
     note(notes, "D3", b"");
     Ok(tree)
+}
+
+/// Finds a name that a layer has twice.
+fn duplicate(layer: &[EntrySpec]) -> Option<Vec<u8>> {
+    let mut seen = BTreeSet::new();
+    layer.iter().find(|entry| !seen.insert(go_clean(&entry.path))).map(|entry| clean(&entry.path))
 }
 
 fn root(flavour: Flavour) -> Disk {
@@ -58,17 +67,22 @@ struct Apply<'a> {
     disk: Disk,
     lower: &'a Tree,
     notes: &'a mut Vec<Note>,
-    /// Cleaned names so far.
-    seen: BTreeSet<Vec<u8>>,
 }
 
 impl Apply<'_> {
+    fn layer(&mut self, layer: &[EntrySpec]) -> Result<(), Refused> {
+        let mut dirs = Vec::new();
+        for entry in layer {
+            if self.entry(entry)? {
+                dirs.push(entry);
+            }
+        }
+        dirs.into_iter().try_for_each(|entry| self.directory_time(entry))
+    }
+
     /// Applies an entry; tells whether it made or changed a directory whose time is set at the end.
     fn entry(&mut self, entry: &EntrySpec) -> Result<bool, Refused> {
         let path = clean(&entry.path);
-        if !self.seen.insert(go_clean(&entry.path)) {
-            return Err(Refused { rule: "D6", path, says: "duplicates of file paths not supported" });
-        }
         let (parent, base) = split(&path);
         let marker = base.starts_with(b".wh.");
         let rooted = entry.path.starts_with(b"/") && path.is_empty();
@@ -84,12 +98,10 @@ impl Apply<'_> {
                 note(self.notes, if entry.kind == EntryKind::Dir { "D3" } else { "D4" }, b"");
                 return Ok(false);
             }
-            if is_whiteout(self.disk.node(ino)) && entry.kind == EntryKind::Dir && has_below(self.lower, &path) {
-                note(self.notes, "W4", &path);
-            }
+            note_replaced(self.notes, self.lower, self.disk.node(ino), entry, &path);
             if !(self.disk.is_dir(ino) && entry.kind == EntryKind::Dir) {
                 if path.is_empty() {
-                    return Err(Refused { rule: "D4", path, says: "" });
+                    return Err(Refused::new("D4", &path, ""));
                 }
                 self.disk.remove_all(&path, SCOPE).map_err(|e| refused("S10", &path, e))?;
             }
@@ -227,6 +239,11 @@ impl Apply<'_> {
             if name == b"security.selinux" && self.flavour == Flavour::Podman {
                 continue;
             }
+            if value.is_empty() {
+                // Go's `Header.Xattrs` has no empty values.
+                note(self.notes, "M12", path);
+                continue;
+            }
             if name.starts_with(b"trusted.overlay.") {
                 note(self.notes, "O1", path);
             }
@@ -262,8 +279,7 @@ impl Apply<'_> {
         let path = clean(&entry.path);
         let ino = self.disk.find(&path, Last::Follow, SCOPE).map_err(|e| refused("S5", &path, e))?;
         if !self.disk.is_dir(ino) || self.disk.find(&path, Last::Keep, SCOPE) != Ok(ino) {
-            let real = self.disk.walk(&path, Last::Follow, SCOPE).map(|place| place.real);
-            note(self.notes, "S5", &real.unwrap_or(path.clone()));
+            self.disk.names_of(ino).iter().for_each(|name| note(self.notes, "S5", name));
         }
         self.disk.node_mut(ino).mtime = bound(self.notes, entry, &path);
         Ok(())

@@ -32,7 +32,7 @@ impl Apply<'_> {
         let name = clean(&entry.path);
         let (parent, file) = split(&name);
         if name.is_empty() && entry.kind != EntryKind::Dir {
-            return Err(Refused { rule: "D4", path: name, says: "refusing to change type of root directory" });
+            return Err(Refused::new("D4", &name, "refusing to change type of root directory"));
         }
         note_dot_dot(self.notes, &self.disk, parent);
         let dir = secure_join(&self.disk, parent).map_err(|e| refused("S12", parent, e))?;

@@ -167,7 +167,9 @@ pub fn judge(rules: &Result<Tree, Refusal>, predicted: &Imitation, shown: &Shown
             finding.unexplained.push(format!("refused by {} with other words: {words}", refused.rule));
         }
         (Ok(_), Err(words)) => finding.unexplained.push(format!("refused, which was not predicted: {words}")),
-        (Err(refused), Ok(_)) => finding.unexplained.push(format!("taken, though a refusal was predicted: {refused:?}")),
+        (Err(refused), Ok(_)) => {
+            finding.unexplained.push(format!("taken, though a refusal was predicted: {refused:?}"))
+        }
     }
     if !finding.unexplained.is_empty() {
         return finding;
@@ -178,7 +180,9 @@ pub fn judge(rules: &Result<Tree, Refusal>, predicted: &Imitation, shown: &Shown
                 let blind = blind(&difference).map(|rule| (rule, How::Differs));
                 match blind.or_else(|| cause(&difference, &predicted.notes)) {
                     Some((rule, how)) => {
-                        let text = format!("{difference}").replace("expected", "rules").replace("found", "tool");
+                        let now = format!("{}.{:09}", NOW.0, NOW.1);
+                        let text = difference.to_string().replace(&now, "the time of the run");
+                        let text = text.replace("expected", "rules").replace("found", "tool");
                         finding.departures.push(Departure { rule, how, text });
                     }
                     None => finding.unexplained.push(format!("no rule explains: {difference}")),
@@ -186,9 +190,9 @@ pub fn judge(rules: &Result<Tree, Refusal>, predicted: &Imitation, shown: &Shown
             }
         }
         (Ok(_), Err(words), Err(refused)) => {
-            let last = words.lines().last().unwrap_or_default();
-            let words = last.char_indices().rev().take(110).last().map_or("", |(at, _)| &last[at..]);
-            let text = format!("/{}: refused: {words}", testkit::tree::text(&refused.path));
+            let words = if words.contains(refused.says) { refused.says } else { DUPLICATES };
+            let path = &refused.path[..refused.path.len().min(60)];
+            let text = format!("/{}: refused: {words}", testkit::tree::text(path));
             finding.departures.push(Departure { rule: refused.rule, how: How::Refuses, text });
         }
         (Err(refusal), Ok(_), _) => {
@@ -212,9 +216,7 @@ fn cause(difference: &Difference, notes: &[Note]) -> Option<(&'static str, How)>
         near && can_cause(rule, difference)
     };
     // A note at the very path comes first; where there are several, one that changes more than metadata.
-    let rank = |note: &&Note| {
-        (note.path == difference.path, rule_named(note.rule).reach == Below, note.path.len())
-    };
+    let rank = |note: &&Note| (note.path == difference.path, rule_named(note.rule).reach == Below, note.path.len());
     if let Some(note) = notes.iter().filter(here).max_by_key(rank) {
         return Some((note.rule, How::Differs));
     }
@@ -230,5 +232,75 @@ fn can_cause(rule: &Rule, difference: &Difference) -> bool {
         Times => field == "mtime",
         Xattrs => field.starts_with("xattr "),
         Metadata => matches!(field, "mode" | "owner" | "mtime") || field.starts_with("xattr "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::imitate::Tool;
+    use testkit::model::{Model, Options};
+    use testkit::{EntrySpec, dir, file, whiteout};
+
+    fn case() -> Vec<Vec<EntrySpec>> {
+        vec![vec![dir("d/"), file("d/old", "")], vec![whiteout("", "d"), dir("d/"), file("d/new", "")]]
+    }
+
+    fn rules(layers: &[Vec<EntrySpec>]) -> Result<Tree, Refusal> {
+        Model::of_image(Options::default(), layers).map(|model| model.tree())
+    }
+
+    #[test]
+    fn the_predicted_departure_is_explained_by_its_rule() {
+        let predicted = Tool::Containerd.imitate(&case());
+        let finding = judge(&rules(&case()), &predicted, &predicted.outcome.clone().map_err(|_| String::new()));
+        assert!(finding.unexplained.is_empty(), "{:?}", finding.unexplained);
+        assert!(finding.departures.iter().any(|d| d.rule == "W4" && d.text.contains("/d/old")), "{finding:?}");
+    }
+
+    #[test]
+    fn a_tree_that_was_not_predicted_is_unexplained_even_where_it_is_right() {
+        let predicted = Tool::Containerd.imitate(&case());
+        let right = rules(&case()).map_err(|_| String::new());
+        assert!(!judge(&rules(&case()), &predicted, &right).unexplained.is_empty());
+    }
+
+    #[test]
+    fn a_predicted_difference_without_a_rule_is_unexplained() {
+        let mut predicted = Tool::Containerd.imitate(&case());
+        predicted.notes.retain(|note| note.rule != "W4");
+        let shown = predicted.outcome.clone().map_err(|_| String::new());
+        assert!(!judge(&rules(&case()), &predicted, &shown).unexplained.is_empty());
+    }
+
+    #[test]
+    fn a_rule_about_metadata_explains_no_name() {
+        let mut predicted = Tool::Containerd.imitate(&case());
+        predicted.notes.iter_mut().filter(|note| note.rule == "W4").for_each(|note| note.rule = "D1");
+        let shown = predicted.outcome.clone().map_err(|_| String::new());
+        assert!(!judge(&rules(&case()), &predicted, &shown).unexplained.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_in_other_words_is_unexplained() {
+        let layers = vec![vec![file("a", "old")], vec![file("a", "new"), whiteout("", "a")]];
+        let predicted = Tool::Podman.imitate(&layers);
+        let says = |words: &str| judge(&rules(&layers), &predicted, &Err(words.into())).unexplained.len();
+        assert_eq!((says("processing tar file(file exists)"), says("no space left on device")), (0, 1));
+    }
+
+    #[test]
+    fn every_noted_rule_is_in_the_table() {
+        for seed in 0..150 {
+            for tool in Tool::ALL {
+                let imitation = tool.imitate(&testkit::random::random_image(seed));
+                imitation.notes.iter().for_each(|note| assert!(!rule_named(note.rule).says.is_empty()));
+                imitation
+                    .outcome
+                    .err()
+                    .into_iter()
+                    .for_each(|refused| assert!(!rule_named(refused.rule).says.is_empty()));
+            }
+        }
     }
 }

@@ -23,11 +23,10 @@ use testkit::{Tree, cases, compare};
 use tools::{Image, Lab};
 
 const USAGE: &str = "usage: differential --work DIR --unply FILE [--images TOOL=N]... [--first SEED] [--case TEXT]
-                    [--json FILE] [--markdown FILE] [--docs FILE] [TOOL...]
+                    [--json FILE] [--markdown FILE] [TOOL...]
 tools: containerd docker podman umoci (default: all of them)
 --images TOOL=N   random images for that tool beside the cases (default 40)
---case TEXT       only cases whose name contains TEXT
---docs FILE       the summary without counts that a new run would change";
+--case TEXT       only cases whose name contains TEXT";
 
 struct Arguments {
     work: PathBuf,
@@ -165,18 +164,15 @@ fn bare_whiteout(entry: &testkit::EntrySpec) -> bool {
 fn main() {
     let arguments = arguments();
     let start = SystemTime::now();
-    let mut lab = Lab::new(&arguments.work, &arguments.unply);
     let mut report = Report::default();
-    for &tool in &arguments.tools {
-        if let Err(reason) = lab.start(tool) {
-            println!("SKIP: {}: {reason}", tool.name());
-            report.skipped.push((tool, reason));
-            continue;
+    // The tools wait for their own processes most of the time, so all of them go at once.
+    std::thread::scope(|scope| {
+        let arguments = &arguments;
+        let each = arguments.tools.iter().map(|&tool| scope.spawn(move || one_tool(tool, arguments, start)));
+        for thread in each.collect::<Vec<_>>() {
+            report.merge(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        report.versions.push((tool, tools::version(tool).expect("it answered before")));
-        through(tool, &lab, &arguments, start, &mut report);
-    }
-    drop(lab);
+    });
     print!("{}", report.text());
     let written = [(&arguments.json, report.json()), (&arguments.markdown, report.markdown())];
     for (path, content) in written {
@@ -187,9 +183,22 @@ fn main() {
     std::process::exit(i32::from(report.unexplained > 0));
 }
 
+/// Starts one tool, with a directory of its own, and shows it every image.
+fn one_tool(tool: Tool, arguments: &Arguments, start: SystemTime) -> Report {
+    let mut report = Report::default();
+    let mut lab = Lab::new(&arguments.work.join(tool.name()), &arguments.unply);
+    if let Err(reason) = lab.start(tool) {
+        println!("SKIP: {}: {reason}", tool.name());
+        report.skipped.push((tool, reason));
+        return report;
+    }
+    report.versions.push((tool, tools::version(tool).expect("it answered before")));
+    through(tool, &lab, arguments, start, &mut report);
+    report
+}
+
 fn through(tool: Tool, lab: &Lab, arguments: &Arguments, start: SystemTime, report: &mut Report) {
     let samples = samples(tool, arguments);
-    let mut described = Vec::new();
     let images: Vec<Image> = samples
         .iter()
         .map(|sample| Image {
@@ -208,9 +217,8 @@ fn through(tool: Tool, lab: &Lab, arguments: &Arguments, start: SystemTime, repo
         let mut finding = judge(&sample.rules, &predicted, &shown);
         ours(lab, sample, &mut finding);
         if !finding.unexplained.is_empty() {
-            println!("UNEXPLAINED: {} {}", tool.name(), image.name);
-            finding.unexplained.iter().for_each(|line| println!("    {line}"));
-            print_layers(image);
+            let lines: String = finding.unexplained.iter().map(|line| format!("    {line}\n")).collect();
+            print!("UNEXPLAINED: {} {}\n{lines}{}", tool.name(), image.name, layers_as_text(image));
         }
         if tool == Tool::Containerd
             && let (Ok(rules), Ok(shown)) = (&sample.rules, &shown)
@@ -233,10 +241,9 @@ fn through(tool: Tool, lab: &Lab, arguments: &Arguments, start: SystemTime, repo
             eprintln!("{}: {at} of {}", tool.name(), images.len());
             said = Instant::now();
         }
-        described.push(());
         report.add(tool, &image.name, sample.case, &sample.rules, &shown, finding);
     });
-    assert_eq!(described.len(), samples.len(), "{} did not answer for every image", tool.name());
+    assert_eq!(at, samples.len(), "{} did not answer for every image", tool.name());
 }
 
 /// unply itself must give what the rules say.
@@ -258,9 +265,10 @@ fn names(a: &Tree, b: &Tree) -> usize {
     compare(a, b).iter().filter(|d| matches!(&d.field[..], "presence" | "kind")).count()
 }
 
-fn print_layers(image: &Image) {
+fn layers_as_text(image: &Image) -> String {
+    let mut out = String::new();
     for (n, layer) in image.layers.iter().enumerate() {
-        println!("    layer {n}");
+        out += &format!("    layer {n}\n");
         for e in layer {
             let kind = match &e.kind {
                 testkit::EntryKind::File(content) => format!("file {:?}", text(&content[..content.len().min(30)])),
@@ -272,7 +280,9 @@ fn print_layers(image: &Image) {
             let xattrs: Vec<String> = e.xattrs.iter().map(|(k, v)| format!(" {}={:?}", text(k), text(v))).collect();
             let (seconds, nanos) = e.mtime;
             let owner = format!("{}:{}", e.uid, e.gid);
-            println!("      {path:<24} {kind} {:04o} {owner} {seconds}.{nanos:09}{}", e.mode, xattrs.concat());
+            let line = format!("{path:<24} {kind} {:04o} {owner} {seconds}.{nanos:09}{}", e.mode, xattrs.concat());
+            out += &format!("      {line}\n");
         }
     }
+    out
 }

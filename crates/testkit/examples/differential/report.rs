@@ -8,6 +8,23 @@ use std::fmt::Write;
 use testkit::Tree;
 use testkit::model::Refusal;
 
+/// The start of the Markdown page.
+const HEADER: &str = "\
+# Other tools, measured against the rules
+
+Written by `tests/differential/run --markdown docs/differential.md --images umoci=1000 --images containerd=300 \
+--images podman=300 --images docker=100` (as root; every tool that is installed takes part). It sends testkit's cases and \
+random images, the latter as they are and once more without the entries that the tool refuses, through other tools and \
+through `unply unpack`. unply's tree must be the reference model's. The tool's tree must be exactly the one that an \
+imitation of that tool predicts (`crates/testkit/examples/differential/`), and each of its differences from the rules' \
+tree must have a rule that names it; the run fails otherwise.
+
+\"differ\" counts images in which the tool shows something else than the rule asks for, \"differ elsewhere\" images in \
+which that had consequences at other names, \"refused\" images that the tool refuses and the rules take, \"taken\" the \
+reverse. Rule numbers are those of our rule book, as in [spec-notes.md](spec-notes.md).
+
+";
+
 /// What one tool did with the images of one rule.
 #[derive(Debug, Default)]
 struct Cell {
@@ -81,6 +98,17 @@ impl Report {
         }
     }
 
+    /// Takes in what another tool's run has shown.
+    pub fn merge(&mut self, other: Report) {
+        self.versions.extend(other.versions);
+        self.skipped.extend(other.skipped);
+        self.unexplained += other.unexplained;
+        let (images, resolve, shadow) = other.shadow;
+        self.shadow = (self.shadow.0 + images, self.shadow.1 + resolve, self.shadow.2 + shadow);
+        self.cells.extend(other.cells);
+        self.totals.extend(other.totals);
+    }
+
     fn rows(&self) -> impl Iterator<Item = (&'static crate::explain::Rule, Tool, &Cell)> {
         let cells = move |rule: &'static crate::explain::Rule| {
             Tool::ALL.into_iter().filter_map(move |tool| Some((rule, tool, self.cells.get(&(rule.id, tool))?)))
@@ -122,7 +150,7 @@ impl Report {
     }
 
     pub fn markdown(&self) -> String {
-        let mut out = String::new();
+        let mut out = HEADER.to_string();
         for (tool, version) in &self.versions {
             let t = &self.totals[tool];
             writeln!(

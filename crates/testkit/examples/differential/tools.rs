@@ -60,7 +60,13 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(base: &Path, unply: &Path) -> Lab {
-        Lab { base: base.to_path_buf(), unply: unply.to_path_buf(), containerd: None, docker: None, count: Cell::new(0) }
+        Lab {
+            base: base.to_path_buf(),
+            unply: unply.to_path_buf(),
+            containerd: None,
+            docker: None,
+            count: Cell::new(0),
+        }
     }
 
     fn dir(&self, name: &str) -> PathBuf {
@@ -98,7 +104,9 @@ impl Lab {
         let mut command = Command::new("containerd");
         command.arg("--config").arg(&config).args(["--log-level", "error"]);
         self.containerd = Some(spawn(command, &dir.join("log"))?);
-        wait_for("containerd", &dir.join("log"), || self.ctr().arg("version").output().is_ok_and(|o| o.status.success()))
+        wait_for("containerd", &dir.join("log"), || {
+            self.ctr().arg("version").output().is_ok_and(|o| o.status.success())
+        })
     }
 
     fn start_docker(&mut self) -> Result<(), String> {
@@ -111,7 +119,9 @@ impl Lab {
         command.args(["--storage-driver=overlay2", "--iptables=false", "--ip6tables=false", "--bridge=none"]);
         std::fs::write(dir.join("none.json"), "{}").map_err(|e| e.to_string())?;
         self.docker = Some(spawn(command, &dir.join("log"))?);
-        wait_for("dockerd", &dir.join("log"), || self.docker().arg("version").output().is_ok_and(|o| o.status.success()))
+        wait_for("dockerd", &dir.join("log"), || {
+            self.docker().arg("version").output().is_ok_and(|o| o.status.success())
+        })
     }
 
     fn ctr(&self) -> Command {

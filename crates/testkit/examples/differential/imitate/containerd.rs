@@ -52,7 +52,11 @@ impl<'a> Apply<'a> {
     fn entry(&mut self, entry: &'a EntrySpec) -> Result<(), Refused> {
         let name = clean(&entry.path);
         if name.is_empty() {
-            if entry.kind == EntryKind::Dir { note(self.notes, "D3", b"") } else { note(self.notes, "D4", b"") }
+            if entry.kind == EntryKind::Dir {
+                note(self.notes, "D3", b"")
+            } else {
+                note(self.notes, "D4", b"")
+            }
             return Ok(());
         }
         let (parent, base) = split(&name);
@@ -220,8 +224,8 @@ impl<'a> Apply<'a> {
         if entry.kind == EntryKind::Dir && !self.disk.node(ino).xattrs.is_empty() {
             note(self.notes, "D5", path);
         }
-        let to_symlink = matches!(entry.kind, EntryKind::HardLink(_))
-            && matches!(self.disk.node(ino).kind, Kind::Symlink(_));
+        let to_symlink =
+            matches!(entry.kind, EntryKind::HardLink(_)) && matches!(self.disk.node(ino).kind, Kind::Symlink(_));
         if to_symlink {
             note(self.notes, "L9", path);
         }

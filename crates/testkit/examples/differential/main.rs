@@ -95,12 +95,17 @@ struct Sample {
     image: Image,
     options: Options,
     rules: Result<Tree, Refusal>,
-    /// A case of the catalogue, as opposed to a random image.
-    case: bool,
+    /// The rules that a case of the catalogue guards; nothing for a random image.
+    case: Option<&'static [&'static str]>,
 }
 
 impl Sample {
-    fn new(name: String, layers: Vec<Vec<testkit::EntrySpec>>, options: Options, case: bool) -> Sample {
+    fn new(
+        name: String,
+        layers: Vec<Vec<testkit::EntrySpec>>,
+        options: Options,
+        case: Option<&'static [&'static str]>,
+    ) -> Sample {
         let rules = Model::of_image(options, &layers).map(|model| model.tree());
         Sample { image: Image { name, layers, taken: true }, options, rules, case }
     }
@@ -137,7 +142,7 @@ fn samples(tool: Tool, arguments: &Arguments) -> Vec<Sample> {
             } else {
                 case.options
             };
-            Sample::new(case.name.to_string(), case.layers, options, true)
+            Sample::new(case.name.to_string(), case.layers, options, Some(case.rules))
         })
         .collect();
     let count = arguments.images.iter().rfind(|(t, _)| *t == tool).map_or(40, |(_, n)| *n);
@@ -145,9 +150,9 @@ fn samples(tool: Tool, arguments: &Arguments) -> Vec<Sample> {
         let layers = testkit::random::random_image(seed);
         let tame = tool.without_refusals(&layers);
         if tame != layers {
-            out.push(Sample::new(format!("seed {seed}, tamed"), tame, Options::default(), false));
+            out.push(Sample::new(format!("seed {seed}, tamed"), tame, Options::default(), None));
         }
-        out.push(Sample::new(format!("seed {seed}"), layers, Options::default(), false));
+        out.push(Sample::new(format!("seed {seed}"), layers, Options::default(), None));
     }
     if tool == Tool::Umoci {
         // It would remove the parent of its own target.

@@ -57,6 +57,8 @@ pub struct Report {
     pub shadow: (usize, usize, usize),
     cells: BTreeMap<(&'static str, Tool), Cell>,
     totals: BTreeMap<Tool, Totals>,
+    /// Of the cases that guard a rule, how many a tool shows as unply does, and how many there are.
+    cases: BTreeMap<&'static str, BTreeMap<Tool, (usize, usize)>>,
 }
 
 impl Report {
@@ -65,11 +67,19 @@ impl Report {
         &mut self,
         tool: Tool,
         name: &str,
-        case: bool,
+        guards: Option<&'static [&'static str]>,
         rules: &Result<Tree, Refusal>,
         shown: &Shown,
         finding: Finding,
     ) {
+        let case = guards.is_some();
+        // The root's own metadata differs nearly everywhere, and has a row of its own.
+        let same = finding.unexplained.is_empty() && finding.departures.iter().all(|d| d.rule == "D3");
+        for rule in guards.unwrap_or_default() {
+            let (number, of) = self.cases.entry(rule).or_default().entry(tool).or_default();
+            *number += usize::from(same);
+            *of += 1;
+        }
         let totals = self.totals.entry(tool).or_default();
         *if case { &mut totals.cases } else { &mut totals.random } += 1;
         totals.refused += usize::from(rules.is_ok() && shown.is_err());
@@ -107,13 +117,18 @@ impl Report {
         self.shadow = (self.shadow.0 + images, self.shadow.1 + resolve, self.shadow.2 + shadow);
         self.cells.extend(other.cells);
         self.totals.extend(other.totals);
+        for (rule, tools) in other.cases {
+            self.cases.entry(rule).or_default().extend(tools);
+        }
     }
 
     fn rows(&self) -> impl Iterator<Item = (&'static crate::explain::Rule, Tool, &Cell)> {
         let cells = move |rule: &'static crate::explain::Rule| {
             Tool::ALL.into_iter().filter_map(move |tool| Some((rule, tool, self.cells.get(&(rule.id, tool))?)))
         };
-        RULES.iter().flat_map(cells)
+        let mut rules: Vec<_> = RULES.iter().collect();
+        rules.sort_by_key(|rule| order(rule.id));
+        rules.into_iter().flat_map(cells)
     }
 
     pub fn text(&self) -> String {
@@ -175,6 +190,23 @@ impl Report {
             let counts = counts(cell);
             writeln!(out, "| {} | {} | {} | {counts} | {example} |", rule.id, rule.says, tool.name())
                 .expect("into memory");
+        }
+        out += "\n## Case by case\n\nOf the cases that guard a rule, how many each tool shows or refuses exactly as unply does, \
+                the root's own metadata (D3) aside.\n\n| rule |";
+        let tools: Vec<Tool> = self.versions.iter().map(|(tool, _)| *tool).collect();
+        tools.iter().for_each(|tool| out += &format!(" {} |", tool.name()));
+        out += "\n|---|";
+        out += &"---|".repeat(tools.len());
+        out += "\n";
+        let mut rules: Vec<_> = self.cases.iter().collect();
+        rules.sort_by_key(|(rule, _)| order(rule));
+        for (rule, by_tool) in rules {
+            out += &format!("| {rule} |");
+            for tool in &tools {
+                let cell = by_tool.get(tool).map_or("—".to_string(), |(same, of)| format!("{same} of {of}"));
+                out += &format!(" {cell} |");
+            }
+            out += "\n";
         }
         let silent: Vec<&str> =
             RULES.iter().map(|r| r.id).filter(|id| !self.cells.keys().any(|(rule, _)| rule == id)).collect();
@@ -239,6 +271,14 @@ impl Report {
             rows.join(",\n")
         )
     }
+}
+
+/// Sorts rules as the rule book does: by section, then by number.
+fn order(rule: &str) -> (usize, u32) {
+    let letters = rule.trim_end_matches(|c: char| c.is_ascii_digit());
+    let sections = ["W", "O", "L", "S", "D", "M", "T", "I", "N", "X", "R-"];
+    let section = sections.iter().position(|s| *s == letters).unwrap_or(sections.len());
+    (section, rule[letters.len()..].parse().unwrap_or(0))
 }
 
 fn counts(cell: &Cell) -> String {

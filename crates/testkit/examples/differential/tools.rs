@@ -220,7 +220,9 @@ impl Lab {
         // Docker mounts a container's image below an upper directory and one of its own; both show nothing.
         let (empty, target) = (self.dir("docker/empty"), self.dir("docker/target"));
         let dirs: Vec<&str> = dirs.trim().split(['|', ':']).filter(|d| !d.is_empty() && *d != "<no value>").collect();
-        let options = format!("ro,lowerdir={}:{}", dirs.join(":"), empty.display());
+        let below = format!("{}:{}", empty.display(), self.dir("docker/init").display());
+        let lower: Vec<&str> = dirs.into_iter().chain([&below[..]]).collect();
+        let options = format!("ro,lowerdir={}", lower.join(":"));
         run(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&target))?;
         let tree = look(&target);
         run(Command::new("umount").arg(&target)).unwrap_or_else(|e| panic!("umount: {e}"));

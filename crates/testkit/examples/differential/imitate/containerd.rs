@@ -4,7 +4,7 @@
 //! Written after `archive/tar.go` and `archive/tar_opts_linux.go` of containerd and `fs/path.go` of continuity.
 
 use super::*;
-use crate::disk::{NOW, ROOT, SETGID, clean, made, split};
+use crate::disk::{SETGID, clean, made, split};
 use crate::overlay::{OPAQUE, is_whiteout, merged};
 use std::collections::BTreeSet;
 
@@ -283,9 +283,6 @@ impl<'a> Apply<'a> {
                 self.disk.names_of(ino).iter().for_each(|name| note(self.notes, "S5", name));
             }
             self.disk.node_mut(ino).mtime = bound(self.notes, entry, &path);
-        }
-        if self.disk.node(ROOT).mtime != NOW {
-            self.disk.node_mut(ROOT).mtime = NOW;
         }
         Ok(())
     }

@@ -149,6 +149,8 @@ pub fn rule_of(reason: &Reason) -> &'static str {
         Reason::LinkTargetMissing => "L6",
         Reason::LinkTargetDirectory => "L11",
         Reason::LinkRemovesTarget => "L6",
+        Reason::XattrSize => "M21",
+        Reason::Capability => "M16",
     }
 }
 

@@ -35,6 +35,7 @@ fn main() {
     dialects(&mut out);
     documents(&mut out);
     metadata(&mut out);
+    real(&mut out);
     let mut counts: Vec<_> = out.counts.into_iter().collect();
     counts.sort_unstable();
     for (target, n) in counts {
@@ -50,6 +51,7 @@ fn cases(out: &mut Out) {
             | u8::from(case.options.root_entry == testkit::model::RootEntry::Apply) << 2;
         if let Some(text) = unply_fuzz::text_from_layers(&case.layers) {
             out.add("apply_tree", case.name, &[&[choice], &text[..]].concat());
+            out.add("whiteout_plan", case.name, &[&[choice & 3, 7], &text[..]].concat());
         }
         for (n, layer) in case.layers.iter().enumerate() {
             out.archive(&format!("{}-{n}", case.name), &testkit::layer(layer));
@@ -58,6 +60,20 @@ fn cases(out: &mut Out) {
     for seed in 0..100 {
         if let Some(text) = unply_fuzz::text_from_layers(&testkit::random::random_image(seed)) {
             out.add("apply_tree", &format!("random-{seed}"), &[&[0], &text[..]].concat());
+        }
+    }
+}
+
+/// Small archives that real tools wrote or stumbled over, where the corpus stands beside the checkout.
+fn real(out: &mut Out) {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
+    let corpus = std::env::var_os("UNPLY_CORPUS").map_or_else(beside, PathBuf::from);
+    for dir in fs::read_dir(corpus.join("tars")).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(dir.path()).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if name.ends_with(".tar") && entry.metadata().unwrap().len() <= 64 << 10 {
+                out.archive(&format!("real-{}-{name}", dir.file_name().display()), &fs::read(entry.path()).unwrap());
+            }
         }
     }
 }

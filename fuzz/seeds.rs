@@ -50,8 +50,9 @@ fn cases(out: &mut Out) {
             | u8::from(case.options.lower_symlinks == testkit::model::LowerSymlinks::Shadow) << 1
             | u8::from(case.options.root_entry == testkit::model::RootEntry::Apply) << 2;
         if let Some(text) = unply_fuzz::text_from_layers(&case.layers) {
-            out.add("apply_tree", case.name, &[&[choice], &text[..]].concat());
-            out.add("whiteout_plan", case.name, &[&[choice & 3, 7], &text[..]].concat());
+            // Flat and mounted.
+            out.add("apply_tree", case.name, &[&[choice | 8], &text[..]].concat());
+            out.add("whiteout_plan", case.name, &[&[choice & 3, 0, 7], &text[..]].concat());
         }
         for (n, layer) in case.layers.iter().enumerate() {
             out.archive(&format!("{}-{n}", case.name), &testkit::layer(layer));

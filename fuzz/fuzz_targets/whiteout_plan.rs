@@ -1,8 +1,9 @@
 //! What names mean: the plan of each entry is what the reference model reads in it, and the place of a whiteout in its
 //! layer means nothing.
 //!
-//! Inputs are text as in `apply_tree`; the first byte chooses options, the second how the last layer is shuffled. The
-//! layers before the last one are the model's lower tree. Needs root, since owners and devices are set.
+//! Inputs are text as in `apply_tree`; the first two bytes choose options and what befalls the archive, the third how the
+//! last layer is shuffled. The layers before the last one are the model's lower tree. Needs root, since owners and
+//! devices are set.
 #![no_main]
 
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use testkit::model::{self, Meaning, Model};
+use testkit::tar::{Header, TarBuilder};
 use testkit::tree::Kind;
 use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe};
 use unply::apply::journal::{Reader, Record};
@@ -35,7 +37,9 @@ fn check_meaning(spec: &EntrySpec, options: &PlanOptions, model_options: &model:
         (Ok(meanings), Ok(action)) => match (&meanings[0], action) {
             (Meaning::Root, Action::Root(_)) | (Meaning::Skipped, Action::Skip) => true,
             (Meaning::Opaque(path), Action::Opaque { dir }) => joined(path) == dir.as_bytes(),
-            (Meaning::Whiteout(path), Action::Whiteout { parent, name }) => joined(path) == parent.join(name).as_bytes(),
+            (Meaning::Whiteout(path), Action::Whiteout { parent, name }) => {
+                joined(path) == parent.join(name).as_bytes()
+            }
             // What it names can nowhere exist.
             (Meaning::Whiteout(path), Action::Skip) => path.last().is_some_and(|name| name.starts_with(b".wh.")),
             (Meaning::Stash(name), Action::AufsStash(ours)) => name == ours,
@@ -57,14 +61,31 @@ struct Laid {
     deletions: Vec<String>,
 }
 
-fn lay(place: &Path, layer: &[EntrySpec], options: &ApplyOptions) -> Result<Laid, ErrorKind> {
+/// The archive of a layer, and what may befall it.
+fn archive(layer: &[EntrySpec], damage: u8) -> Vec<u8> {
+    let tar = layer.iter().fold(TarBuilder::new(), |tar, entry| tar.entry(entry));
+    match damage {
+        0 => tar.finish(),
+        1 => tar.unfinished(),
+        // Something that is skipped.
+        2 => TarBuilder::new().member(Header::new(b'V', "label"), "text").raw(tar.finish()).unfinished(),
+        // Cut off somewhere.
+        n => {
+            let mut bytes = tar.finish();
+            bytes.truncate(bytes.len() * usize::from(n) / 64);
+            bytes
+        }
+    }
+}
+
+fn lay(place: &Path, layer: &[EntrySpec], damage: u8, options: &ApplyOptions) -> Result<Laid, ErrorKind> {
     for name in ["tree", "stash"] {
         std::fs::create_dir_all(place.join(name)).unwrap();
     }
     let open = |name: &str| Dir::open(&place.join(name)).unwrap();
     let journal = File::options().read(true).write(true).create(true).truncate(true).open(place.join("journal"));
     let target = Target { tree: open("tree"), stash: open("stash"), journal: journal.unwrap() };
-    let tar = testkit::layer(layer);
+    let tar = archive(layer, damage);
     let applied = apply_layer(&mut &tar[..], target, options, &mut |_| {}, &|| Ok(())).map_err(|e| e.kind())?;
     let everything = DescribeOptions { ignore_xattr: Box::new(|_| false), ..DescribeOptions::default() };
     let mut tree = describe(&place.join("tree"), &everything).unwrap();
@@ -100,7 +121,8 @@ fn shuffled(layer: &[EntrySpec], meanings: &[Meaning], seed: u8) -> Vec<EntrySpe
 }
 
 fuzz_target!(|data: &[u8]| {
-    let [choice, seed, text @ ..] = data else { return };
+    let [choice, more, seed, text @ ..] = data else { return };
+    let damage = more >> 2;
     let (strict, shadow, user, keep) = (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0, choice & 8 != 0);
     let mut layers = unply_fuzz::layers_from_text(text);
     let layer = layers.pop().unwrap_or_default();
@@ -135,15 +157,17 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(over(&layer), over(&other), "the place of a whiteout matters to the model");
     }
 
+    let max_entries = if more & 2 != 0 { 5 } else { u64::MAX };
     let options = ApplyOptions {
-        plan: options,
+        plan: PlanOptions { limits: Limits { max_entries, ..Limits::default() }, ..options },
         whiteouts: if choice & 16 != 0 { WhiteoutForm::Xattr } else { WhiteoutForm::CharDevice },
-        ownership: Ownership::Keep,
+        ownership: if more & 1 != 0 { Ownership::Squash } else { Ownership::Keep },
         skip_devices: choice & 32 != 0,
         tolerate_xattrs: choice & 64 != 0,
     };
     let (one, two) = (SCRATCH.join("one"), SCRATCH.join("two"));
-    let laid = [lay(&one, &layer, &options), lay(&two, &other, &options)];
+    let other = if damage > 2 { layer.clone() } else { other };
+    let laid = [lay(&one, &layer, damage, &options), lay(&two, &other, damage, &options)];
     for place in [one, two] {
         std::fs::remove_dir_all(place).unwrap();
     }

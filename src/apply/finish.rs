@@ -1,5 +1,6 @@
 //! After the last entry: whiteouts, opaque marks, and the metadata of directories.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 
 use rustix::io::Errno;
@@ -114,20 +115,21 @@ impl Layer<'_> {
         Ok(self.facts)
     }
 
-    /// Reads markers back from the journal: opaque ones first, since whiteouts below an opaque directory are not needed (W9).
+    /// Reads markers back from the journal: what makes a directory opaque first, since whiteouts below it are not needed
+    /// then (W9), in whatever order the archive had them.
     fn marks(&mut self) -> Result<()> {
         let mut file = self.journal.reopen()?;
-        if self.opaques > 0 {
-            file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
-            let mut reader = Reader::new(&mut file)?;
-            while let Some(record) = reader.read()? {
-                if let Record::Opaque { dir, .. } = record {
-                    self.opaque(&dir);
-                }
+        rewind(&mut file)?;
+        let mut reader = Reader::new(&mut file)?;
+        while let Some(record) = reader.read()? {
+            match record {
+                Record::Opaque { dir, .. } => self.opaque(&dir),
+                Record::Whiteout { parent, name } => self.replaced(&parent, &name),
+                _ => {}
             }
         }
         if self.whiteouts > 0 {
-            file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
+            rewind(&mut file)?;
             let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
             let mut reader = Reader::new(&mut file)?;
             while let Some(record) = reader.read()? {
@@ -137,6 +139,13 @@ impl Layer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A whiteout of a name where the layer has a directory: that replaces the lower one as a whole (W2, W4).
+    fn replaced(&mut self, parent: &LiteralPath, name: &[u8]) {
+        if let Some(child) = self.dirs.at(parent).and_then(|id| self.dirs.child(id, name)) {
+            self.dirs.info_mut(child).opaque = true;
+        }
     }
 
     fn opaque(&mut self, dir: &LiteralPath) {
@@ -156,12 +165,7 @@ impl Layer<'_> {
             self.facts.depends_on_lower = true;
             return Ok(());
         };
-        if let Some(child) = self.dirs.child(id, name) {
-            // The layer has a directory of that name: it replaces the lower one as a whole (W2, W4).
-            self.dirs.info_mut(child).opaque = true;
-            return Ok(());
-        }
-        if !self.dirs.merges_with_lower(id) {
+        if self.dirs.child(id, name).is_some() || !self.dirs.merges_with_lower(id) {
             return Ok(());
         }
         let dir = self.dirs.handle(id)?;
@@ -208,6 +212,10 @@ impl Layer<'_> {
         fdmeta::set_mode_fd(&dir, node.meta.mode).map_err(|e| call_failed("fchmod", e))?;
         fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))
     }
+}
+
+fn rewind(file: &mut File) -> Result<()> {
+    file.seek(SeekFrom::Start(0)).map(drop).map_err(|e| Error::io("read the layer's journal", e))
 }
 
 /// Gives the root of a layer directory the one metadata that every rootfs has: 0755, 0:0, mtime 0.

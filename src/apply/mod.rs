@@ -19,6 +19,8 @@ pub mod journal;
 mod lay;
 mod links;
 pub mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::{BufRead, ErrorKind as IoErrorKind};

@@ -101,6 +101,18 @@ fn dialects(out: &mut Out) {
             ],
         ),
         ("empty", &[("path", "")]),
+        ("ranks", &[("SCHILY.xattr.user.a", "b"), ("LIBARCHIVE.xattr.user.%61", "ZA==")]),
+        ("known", &[("RHT.security.selinux", "x"), ("SCHILY.acl.access", "y"), ("GNU.sparse.other", "z")]),
+        ("xattr-nul", &[("LIBARCHIVE.xattr.user.%00", "ZA==")]),
+        ("xattr-base64", &[("LIBARCHIVE.xattr.user.a", "Z")]),
+        ("xattr-name", &[("SCHILY.xattr.", "a")]),
+        ("key", &[("", "a")]),
+        ("offsets", &[("GNU.sparse.size", "9"), ("GNU.sparse.offset", "0"), ("GNU.sparse.offset", "0")]),
+        ("lengths", &[("GNU.sparse.size", "9"), ("GNU.sparse.numbytes", "0")]),
+        ("open", &[("GNU.sparse.size", "9"), ("GNU.sparse.offset", "0")]),
+        ("mixed", &[("GNU.sparse.offset", "0"), ("GNU.sparse.map", "0,3")]),
+        ("two-maps", &[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.map", "0,3")]),
+        ("version", &[("GNU.sparse.major", "2"), ("GNU.sparse.size", "3")]),
     ];
     for (name, pairs) in records {
         out.archive(&format!("pax-{name}"), &builder().pax(pairs).member(body(), "abc").finish());
@@ -118,6 +130,14 @@ fn dialects(out: &mut Out) {
     for kind in [b'1', b'2', b'3', b'4', b'5', b'6', b'7', b'D', b'V', b'S', 0] {
         out.archive(&format!("type-{kind}"), &builder().member(Header::new(kind, "t"), "").finish());
     }
+    let long = || builder().gnu_long_name("n").pax(&[("path", "m")]);
+    out.archive("two-names", &long().member(body(), "abc").finish());
+    let directory = || Header::new(b'D', "d/").raw(testkit::tar::field::MAGIC, testkit::tar::MAGIC_GNU);
+    out.archive("dump", &builder().member(directory(), "Yf\0").finish());
+    out.archive("dump-cut", &builder().header(&directory().size(600)).unfinished());
+    out.archive("map-cut", &builder().pax(&keys).header(&Header::new(b'0', "s").size(1500)).unfinished());
+    out.archive("many-headers", &(0..20).fold(builder(), |tar, _| tar.pax_global(&[("comment", "x")])).finish());
+    out.archive("deep", &builder().member(Header::new(b'5', "a/b/c/d/e/f/"), "").finish());
     out.archive("unfinished", &builder().member(body(), "abc").unfinished());
 }
 

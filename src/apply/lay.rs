@@ -305,13 +305,16 @@ impl<'o> Layer<'o> {
             return Ok(());
         }
         let dir = self.dirs.handle(parent)?;
-        if !dir.make_dir(name, WORKING_MODE)? {
+        let replaces = !dir.make_dir(name, WORKING_MODE)?;
+        if replaces {
             self.duplicate(parent, &dir, name, entry, warn)?;
             self.make_dir_clean(&dir, name)?;
         } else {
             self.facts.inodes += 1;
         }
-        self.dirs.add(parent, name, true, meta.clone());
+        let id = self.dirs.add(parent, name, true, meta.clone());
+        // What stood here was no directory: it had replaced what a lower layer has of that name (D6).
+        self.dirs.info_mut(id).opaque = replaces;
         Ok(())
     }
 

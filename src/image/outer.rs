@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn z1_z2_z10_members_frames_skippable_frames_and_zero_padding() {
+    fn z01_z02_z10_members_frames_skippable_frames_and_zero_padding() {
         let limits = Limits::default();
         assert_eq!(unpack(b"plain".to_vec(), &limits).unwrap(), b"plain");
         assert_eq!(unpack(Vec::new(), &limits).unwrap(), b"");
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn z3_z4_garbage_damage_and_other_packers_are_refused() {
+    fn z03_z04_garbage_damage_and_other_packers_are_refused() {
         let limits = Limits::default();
         let kind = |data: Vec<u8>| unpack(data, &limits).unwrap_err().kind();
         assert_eq!(kind([gzip(b"x"), b"garbage".to_vec()].concat()), ErrorKind::Malformed);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn b1_a_bomb_around_the_archive_is_stopped() {
+    fn b01_a_bomb_around_the_archive_is_stopped() {
         let bomb = zstd::encode_all(io::repeat(0).take(8 << 20), 1).unwrap();
         let limits = Limits { ratio_floor: 1 << 20, max_ratio: 100, ..Limits::default() };
         assert_eq!(unpack(bomb, &limits).unwrap_err().kind(), ErrorKind::Limit);

@@ -276,7 +276,7 @@ fn a_link_that_became_a_text_file_is_a_damaged_blob() {
 }
 
 #[test]
-fn i5_ggcr_index_has_tags_nested_indexes_and_a_strange_type() {
+fn i05_ggcr_index_has_tags_nested_indexes_and_a_strange_type() {
     let dir = at("ggcr-layout-test_index");
     let open = |tag: &str| source(&format!("oci:{dir}:{tag}"), None).and_then(read_all);
     let one = open("1").unwrap();
@@ -296,7 +296,7 @@ fn i5_ggcr_index_has_tags_nested_indexes_and_a_strange_type() {
 }
 
 #[test]
-fn i3_manifest_list_with_nine_platforms() {
+fn i03_manifest_list_with_nine_platforms() {
     let dir = format!("oci:{}", at("sylabs-hello-world-docker-v2-manifest-list"));
     let platform = |p: &str| source(&dir, Some(p)).and_then(read_all);
     for (asked, got) in [
@@ -581,7 +581,7 @@ fn handles_survive_renames() {
 }
 
 #[test]
-fn i1_a_layout_needs_its_two_files() {
+fn i01_a_layout_needs_its_two_files() {
     let mut blobs = Blobs::default();
     let image = blobs.image(("linux", "amd64"), &layer("x"));
     for (file, content, kind) in [
@@ -641,7 +641,7 @@ fn hostile_symlinks_do_not_leave_the_layout() {
 }
 
 #[test]
-fn i8_embedded_data_is_used_and_verified() {
+fn i08_embedded_data_is_used_and_verified() {
     // base64 of `{}`-like small documents is made by hand here: three bytes at a time, no library.
     fn base64(data: &[u8]) -> String {
         const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -673,7 +673,7 @@ fn i8_embedded_data_is_used_and_verified() {
 }
 
 #[test]
-fn i4_i6_attestations_and_unknown_types_are_never_picked() {
+fn i04_i06_attestations_and_unknown_types_are_never_picked() {
     let mut blobs = Blobs::default();
     let image = blobs.image(("linux", "amd64"), &layer("x"));
     let attestation = blobs.image(("linux", "amd64"), &layer("statement"));
@@ -698,7 +698,7 @@ fn i4_i6_attestations_and_unknown_types_are_never_picked() {
 }
 
 #[test]
-fn i6_a_layer_of_unknown_type_is_refused_when_it_is_unpacked_and_i13_foreign_ones_are_read() {
+fn i06_a_layer_of_unknown_type_is_refused_when_it_is_unpacked_and_i13_foreign_ones_are_read() {
     let mut blobs = Blobs::default();
     blobs.image(("linux", "amd64"), &layer("x"));
     let (layer_blob, config) = (blobs.0[0].clone(), blobs.0[1].1.clone());
@@ -725,7 +725,7 @@ fn i6_a_layer_of_unknown_type_is_refused_when_it_is_unpacked_and_i13_foreign_one
 }
 
 #[test]
-fn i7_an_artifact_is_no_image() {
+fn i07_an_artifact_is_no_image() {
     let mut blobs = Blobs::default();
     let config = descriptor("application/vnd.oci.empty.v1+json", &blobs.add("{}"));
     let layer = descriptor("application/vnd.oci.empty.v1+json", &blobs.add("{}"));
@@ -736,7 +736,7 @@ fn i7_an_artifact_is_no_image() {
 }
 
 #[test]
-fn i9_i10_i11_inconsistent_documents_are_refused() {
+fn i09_i10_i11_inconsistent_documents_are_refused() {
     let mut blobs = Blobs::default();
     let image = blobs.image(("linux", "amd64"), &layer("x"));
     let (config, layers) = {
@@ -803,7 +803,7 @@ fn i14_a_config_file_name_is_no_promise() {
 }
 
 #[test]
-fn i5_nesting_is_followed_to_its_limit() {
+fn i05_nesting_is_followed_to_its_limit() {
     let mut blobs = Blobs::default();
     let mut entry = blobs.image(("linux", "amd64"), &layer("x"));
     for depth in 1..=8 {
@@ -831,7 +831,7 @@ fn i17_oversize_documents_are_refused_before_they_are_read() {
 }
 
 #[test]
-fn i2_i3_names_and_platforms_choose_and_ambiguity_lists() {
+fn i02_i03_names_and_platforms_choose_and_ambiguity_lists() {
     let mut blobs = Blobs::default();
     let amd = blobs.image(("linux", "amd64"), &layer("amd"));
     let arm = blobs.image(("linux", "arm64"), &layer("arm"));
@@ -1050,7 +1050,7 @@ fn huge_documents_nobody_needs_are_given_up() {
 }
 
 #[test]
-fn b8_member_tables_are_bounded() {
+fn b08_member_tables_are_bounded() {
     let names: Vec<String> = (0..50).map(|i| format!("blobs/sha256/{i}")).collect();
     let members: Vec<_> = names.iter().map(|n| (n.as_str(), Made::File(b"{}"))).collect();
     let options =

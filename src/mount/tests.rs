@@ -135,8 +135,8 @@ fn numbered_layers(case: &Case, count: usize) -> Vec<PathBuf> {
 }
 
 #[test]
-fn n1_n2_every_number_of_layers_up_to_500() {
-    everywhere("n1_n2_every_number_of_layers_up_to_500", |case| {
+fn n01_n02_every_number_of_layers_up_to_500() {
+    everywhere("n01_n02_every_number_of_layers_up_to_500", |case| {
         let layers = numbered_layers(case, 501);
         let target = case.dir("mnt");
         for count in [0, 1, 2, 60, 127, 128, 129, 200, 500, 501] {
@@ -172,8 +172,8 @@ fn n1_n2_every_number_of_layers_up_to_500() {
 }
 
 #[test]
-fn n3_n4_odd_and_long_paths() {
-    everywhere("n3_n4_odd_and_long_paths", |case| {
+fn n03_n04_odd_and_long_paths() {
+    everywhere("n03_n04_odd_and_long_paths", |case| {
         let long = format!("{}/{}", "p".repeat(250), "q".repeat(250));
         let names =
             ["a:b", "c,d", "e\\f", "g h", "i\nj", "k\"l", "trail\\", "::", "lowerdir=x", "\\:", "#", long.as_str()];
@@ -219,8 +219,8 @@ fn n3_n4_odd_and_long_paths() {
 }
 
 #[test]
-fn n7_a_view_refuses_writes_with_erofs() {
-    everywhere("n7_a_view_refuses_writes_with_erofs", |case| {
+fn n07_a_view_refuses_writes_with_erofs() {
+    everywhere("n07_a_view_refuses_writes_with_erofs", |case| {
         case.write("a/f", "x");
         for lowers in [&["a"][..], &["a", "b"], &[]] {
             let plan = case.view(lowers);
@@ -259,8 +259,8 @@ fn r21_r27_an_image_without_layers_has_a_plain_empty_root() {
 }
 
 #[test]
-fn n8_changes_land_in_the_upper_and_layers_stay() {
-    everywhere("n8_changes_land_in_the_upper_and_layers_stay", |case| {
+fn n08_changes_land_in_the_upper_and_layers_stay() {
+    everywhere("n08_changes_land_in_the_upper_and_layers_stay", |case| {
         for backend in Backend::ALL {
             let name = format!("{backend:?}");
             case.write(&format!("{name}/low/etc/passwd"), "low");
@@ -330,8 +330,8 @@ fn w10_origin_keeps_whiteouts_out_of_listings() {
 }
 
 #[test]
-fn w7_opaque_hides_lower_content_but_not_at_the_root() {
-    everywhere("w7_opaque_hides_lower_content_but_not_at_the_root", |case| {
+fn w07_opaque_hides_lower_content_but_not_at_the_root() {
+    everywhere("w07_opaque_hides_lower_content_but_not_at_the_root", |case| {
         case.write("low/d/old", "");
         case.write("low/d/s/old", "");
         case.write("top/d/new", "");
@@ -350,8 +350,8 @@ fn w7_opaque_hides_lower_content_but_not_at_the_root() {
 }
 
 #[test]
-fn w9_a_whiteout_inside_an_opaque_directory_shows_in_listings() {
-    everywhere("w9_a_whiteout_inside_an_opaque_directory_shows_in_listings", |case| {
+fn w09_a_whiteout_inside_an_opaque_directory_shows_in_listings() {
+    everywhere("w09_a_whiteout_inside_an_opaque_directory_shows_in_listings", |case| {
         case.write("low/d/gone", "");
         case.whiteout("top/d/gone");
         case.mark("top/d", "opaque", b"y");
@@ -366,8 +366,8 @@ fn w9_a_whiteout_inside_an_opaque_directory_shows_in_listings() {
 }
 
 #[test]
-fn o6_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory() {
-    everywhere("o6_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory", |case| {
+fn o06_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory() {
+    everywhere("o06_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory", |case| {
         // In `merged*` the name exists below, the directories `alone*` exist in the top layer only.
         for dir in ["merged-x", "merged-bare", "alone-x", "alone-x-origin", "alone-origin"] {
             if dir.starts_with("merged") {
@@ -405,8 +405,8 @@ fn o6_xattr_whiteouts_need_opaque_x_and_origin_on_their_directory() {
 }
 
 #[test]
-fn o3_redirects_in_a_layer_are_not_followed() {
-    everywhere("o3_redirects_in_a_layer_are_not_followed", |case| {
+fn o03_redirects_in_a_layer_are_not_followed() {
+    everywhere("o03_redirects_in_a_layer_are_not_followed", |case| {
         case.write("low/secret/key", "");
         case.dir("top/alias");
         case.mark("top/alias", "redirect", b"/secret");
@@ -417,9 +417,9 @@ fn o3_redirects_in_a_layer_are_not_followed() {
 }
 
 #[test]
-fn r5_trusted_marks_are_refused_in_a_user_namespace() {
+fn trusted_marks_are_refused_in_a_user_namespace() {
     // There the kernel does not read trusted.*: an opaque directory would show what it hides.
-    everywhere("r5_trusted_marks_are_refused_in_a_user_namespace", |case| {
+    everywhere("trusted_marks_are_refused_in_a_user_namespace", |case| {
         if sys::in_user_namespace() {
             let plan = MountPlan { flavour: Trusted, ..case.view(&["a", "b"]) };
             for err in [plan.attach(&case.dir("mnt")).unwrap_err(), plan.detached().unwrap_err()] {
@@ -431,8 +431,8 @@ fn r5_trusted_marks_are_refused_in_a_user_namespace() {
 }
 
 #[test]
-fn n5_a_directory_given_twice_is_refused_by_name() {
-    everywhere("n5_a_directory_given_twice_is_refused_by_name", |case| {
+fn n05_a_directory_given_twice_is_refused_by_name() {
+    everywhere("n05_a_directory_given_twice_is_refused_by_name", |case| {
         let other = case.dir("b");
         let twice = case.view(&["a", "b", "a"]);
         let inside = case.view(&["a/x", "a"]);
@@ -467,8 +467,8 @@ fn plans_that_cannot_be_meant_are_refused_before_any_call() {
 }
 
 #[test]
-fn n4_the_text_for_mount8_is_escaped_and_mounts() {
-    everywhere("n4_the_text_for_mount8_is_escaped_and_mounts", |case| {
+fn n04_the_text_for_mount8_is_escaped_and_mounts() {
+    everywhere("n04_the_text_for_mount8_is_escaped_and_mounts", |case| {
         case.write("a:b,c\\d e/f", "");
         case.write("tail\\/g", "");
         let plan = case.view(&["a:b,c\\d e", "tail\\"]);
@@ -569,8 +569,8 @@ fn a_detached_mount_is_nowhere_until_it_is_moved() {
 }
 
 #[test]
-fn n8_n9_a_refused_upper_says_why() {
-    everywhere("n8_n9_a_refused_upper_says_why", |case| {
+fn n08_n09_a_refused_upper_says_why() {
+    everywhere("n08_n09_a_refused_upper_says_why", |case| {
         let target = case.dir("mnt");
         let lowers = vec![case.dir("low")];
         let plan = |upper| MountPlan::writable(lowers.clone(), upper, case.flavour, &case.empty());

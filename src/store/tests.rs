@@ -181,7 +181,7 @@ fn layout_is_the_documented_one() {
 const GOLDEN_NAMES: [&str; 4] = ["ltvv753n5uwm", "ewomtcsjvaiq", "vlwuabdxrytq", "2af4lj4hzwja"];
 
 #[test]
-fn n1_128_lower_directories_fit_one_page_of_options() {
+fn n01_128_lower_directories_fit_one_page_of_options() {
     let id = Id::of_layer(&diff_id("a"), &LayerOptions::default());
     let one = format!("/var/lib/unply/l/{id}");
     let rest = format!("upperdir=/var/lib/unply/s/{id}/fs,workdir=/var/lib/unply/s/{id}/work,lowerdir=");
@@ -647,7 +647,7 @@ fn n11_the_upper_root_copies_the_metadata_it_is_given() {
 }
 
 #[test]
-fn p1_to_p4_snapshots_keep_containerds_contract() {
+fn p01_to_p04_snapshots_keep_containerds_contract() {
     let tmp = scratch();
     let store = open(tmp.path());
     published(&store, &["a", "b"]);
@@ -698,7 +698,7 @@ fn p1_to_p4_snapshots_keep_containerds_contract() {
 }
 
 #[test]
-fn n8_a_locked_or_mounted_snapshot_is_busy() {
+fn n08_a_locked_or_mounted_snapshot_is_busy() {
     let tmp = scratch();
     let store = open(tmp.path());
     let snapshot = store.create_snapshot(active("box", Base::Empty)).unwrap();

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use testkit::image::{ImageSpec, OciLayout};
-use testkit::{DescribeOptions, EntrySpec, Tree, describe};
+use testkit::model::Model;
+use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe};
 use unply::digest::DiffId;
 use unply::error::Result;
 use unply::image::Reference;
@@ -138,6 +139,33 @@ impl Lab {
         let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
         every_way_of(work.path(), &self.store, &reference, &options, &|path| self.describe(path))
     }
+}
+
+/// Compares what [`Lab::every_way`] gave with the reference model; returns what is wrong.
+pub fn check_image(
+    lab: &Lab,
+    name: &str,
+    layers: &[Vec<EntrySpec>],
+    options: testkit::model::Options,
+    results: &Result<Vec<(&'static str, Tree)>>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    match (Model::of_image(options, layers), results) {
+        (Err(_), Err(_)) => {}
+        (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
+        (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
+        (Ok(model), Ok(trees)) => {
+            let expected = lab.comparable(model.tree());
+            for (way, tree) in trees {
+                let differences = compare(&expected, &lab.comparable(tree.clone()));
+                if !differences.is_empty() {
+                    wrong.push(format!("{name}, {way} (expected: model):"));
+                    wrong.extend(differences.iter().take(12).map(|d| format!("    {d}")));
+                }
+            }
+        }
+    }
+    wrong
 }
 
 /// Brings one image in every way and describes each result.

@@ -141,7 +141,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "m18_implied_directory_keeps_lower_xattrs",
+            "x04_implied_directory_keeps_lower_xattrs",
             &["X4", "D1"],
             vec![vec![dir("d/").xattr("trusted.k", "v").xattr("user.k", "v")], vec![file("d/e/x", "")]],
             vec![("d", d().xattr("trusted.k", "v").xattr("user.k", "v")), ("d/e", d().no_xattrs()), ("d/e/x", f(""))],
@@ -153,14 +153,14 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("f", f("").xattr("user.k", "v"))],
         ),
         case(
-            "m23_user_overlay_xattrs_are_data_elsewhere",
+            "o02_user_overlay_xattrs_are_data_elsewhere",
             &["O2", "R-10"],
             vec![vec![dir("d/"), file("d/old", "")], vec![dir("d/").xattr("user.overlaid", "y")]],
             vec![("d", d().xattr("user.overlaid", "y")), ("d/old", f(""))],
         )
         .with(Options { userxattr: false, ..Options::default() }),
         case(
-            "m24_names_are_bytes",
+            "t24_names_are_bytes",
             &["T21", "T24"],
             vec![vec![
                 file(b"\xff\xfe", "1"),
@@ -178,7 +178,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "m25_content_is_bytes_of_any_length",
+            "x12_content_is_bytes_of_any_length",
             &["X12"],
             vec![vec![
                 file("empty", ""),

@@ -30,13 +30,13 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "w07_opaque_below_an_implied_directory_keeps_nothing_of_the_lower_one",
-            &["R-24", "X3"],
+            &["W7", "R-24", "X3"],
             vec![lower(), vec![opaque("d"), file("d/s/n", "").mtime(77)]],
             vec![("d", d().mode(0o700).owner(5, 6).mtime(5)), ("d/s", d().implied(77)), ("d/s/n", f(""))],
         ),
         case(
             "w07_opaque_after_the_implied_directory",
-            &["R-24"],
+            &["W7", "R-24"],
             vec![lower(), vec![file("d/s/n", "").mtime(77), opaque("d")]],
             vec![("d", d().mode(0o700).owner(5, 6).mtime(5)), ("d/s", d().implied(77)), ("d/s/n", f(""))],
         ),

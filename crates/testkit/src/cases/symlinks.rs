@@ -205,23 +205,23 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("a", d()), ("a/x", f("1")), ("b", d()), ("b/x", f("2")), ("s", l("b"))],
         ),
         refused(
-            "s15_symlink_would_make_a_whiteout_name",
+            "s04_symlink_would_make_a_whiteout_name",
             &["R-15", "S4"],
             vec![vec![symlink("l", ".wh.a"), file("l/x", "")]],
         ),
         refused(
-            "s15_symlink_would_make_a_name_of_256_bytes",
+            "s11_symlink_would_make_a_name_of_256_bytes",
             &["S11", "S4"],
             vec![vec![symlink("l", long(256)), file("l/x", "")]],
         ),
         case(
-            "s16_symlink_to_the_root",
+            "s04_symlink_to_the_root",
             &["S4"],
             vec![vec![symlink("l", "/"), file("l/x", "1"), dir("l/l2/"), symlink("m", ".."), file("m/y", "2")]],
             vec![("l", l("/")), ("l2", d()), ("m", l("..")), ("x", f("1")), ("y", f("2"))],
         ),
         case(
-            "s17_nothing_but_markers",
+            "w10_nothing_but_markers",
             &["W10", "R-25"],
             vec![vec![], vec![whiteout("", "a")], vec![opaque("")]],
             nothing(),

@@ -23,7 +23,13 @@ fn names_are_unique_and_start_with_a_rule() {
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name).collect();
     assert_eq!(names.len(), cases.len());
     assert!(cases.len() >= 120, "{} cases", cases.len());
-    assert!(cases.iter().all(|case| !case.rules.is_empty()));
+    for case in &cases {
+        let word = |rule: &str| {
+            let rule = rule.replace('-', "").to_lowercase();
+            format!("{}{:0>2}_", &rule[..1], &rule[1..])
+        };
+        assert!(case.rules.iter().any(|rule| case.name.starts_with(&word(rule))), "{}: {:?}", case.name, case.rules);
+    }
 }
 
 #[test]

@@ -298,19 +298,19 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("d", d()), ("d/k", f(""))],
         ),
         case(
-            "w24_whiteout_spelled_with_dots",
+            "w01_whiteout_spelled_with_dots",
             &["W1", "S8", "X9"],
             vec![vec![file("b", ""), dir("a/"), file("a/b", "kept")], vec![file("a/../.wh.b", "")]],
             vec![("a", d()), ("a/b", f("kept"))],
         ),
         case(
-            "w24_parents_are_hidden_before_children",
+            "w06_parents_are_hidden_before_children",
             &["R-24", "W6"],
             vec![vec![symlink("a", "t"), dir("t/"), file("t/x", "kept")], vec![whiteout("a", "x"), whiteout("", "a")]],
             vec![("t", d()), ("t/x", f("kept"))],
         ),
         case(
-            "w24_whiteouts_of_one_depth_in_byte_order",
+            "r24_whiteouts_of_one_depth_in_byte_order",
             &["R-24"],
             vec![
                 vec![symlink("a/s", "../t"), symlink("b", "a/s"), dir("t/"), file("t/y", "kept")],
@@ -319,7 +319,7 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("a", d()), ("b", l("a/s")), ("t", d()), ("t/y", f("kept"))],
         ),
         case(
-            "w25_real_device_is_hidden_and_made_again",
+            "w21_real_device_is_hidden_and_made_again",
             &["W1", "W21"],
             vec![vec![chr("c", 1, 3)], vec![whiteout("", "c"), chr("c", 1, 5)]],
             vec![("c", Want::new(Kind::Char(1, 5)))],

@@ -16,7 +16,7 @@ const LEVELS: &[(&str, &[&str])] = &[
     ("2", &["stream", "apply", "merge"]),
     ("3", &["image", "store", "fixup"]),
     ("4", &["unpack"]),
-    ("5", &["bench"]),
+    ("5", &["bench", "lint"]),
     ("6", &["cli"]),
 ];
 

@@ -102,13 +102,11 @@ impl Layer<'_> {
         for id in live.iter().rev() {
             self.finish_directory(*id, &marker, warn)?;
         }
-        if self.squashed() > 0 {
+        if let (count @ 1.., first) = self.squashed() {
+            let detail =
+                format!("{count} entries, this one first, belong to the caller: only one id is mapped here (R-31)");
+            warn(Warning::new("owners-squashed", first, detail));
             self.facts.squashed = true;
-            warn(Warning::new(
-                "owners-squashed",
-                b"",
-                format!("{} entries belong to the caller: only one id is mapped here (R-31)", self.squashed()),
-            ));
         }
         let file = self.journal.finish()?;
         drop(file);
@@ -196,7 +194,8 @@ impl Layer<'_> {
                     .map_err(|e| lay::owner_failed(&node.meta, e))?;
             }
         } else {
-            self.count_squashed(&node.meta);
+            let path = self.dirs.path(id);
+            self.count_squashed(&node.meta, path.as_bytes());
         }
         for (name, value) in &node.xattrs {
             let result = fdmeta::set_xattr_fd(&dir, name, value);

@@ -42,6 +42,8 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
+    /// The first entry that was squashed.
+    first_squashed: Vec<u8>,
     /// Names so far, with `strict` only.
     seen: HashSet<LiteralPath>,
 }
@@ -51,7 +53,7 @@ impl<'o> Layer<'o> {
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Ok(Layer {
             options,
-            dirs: Dirs::new(target.tree),
+            dirs: Dirs::new(target.tree, &options.plan.limits),
             stash: target.stash,
             stashed: 0,
             aufs: HashMap::new(),
@@ -64,6 +66,7 @@ impl<'o> Layer<'o> {
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
+            first_squashed: Vec::new(),
             seen: HashSet::new(),
         })
     }
@@ -116,8 +119,11 @@ impl<'o> Layer<'o> {
         let Some((parent_path, last)) = path.split_last() else {
             return Err(Error::new(ErrorKind::Malformed, "changes the root (D4)"));
         };
-        if self.options.plan.tree.strict && !self.seen.insert(path.clone()) {
-            return Err(Error::new(ErrorKind::Malformed, "name appears twice in the layer (R-6)"));
+        if self.options.plan.tree.strict {
+            self.dirs.memory.add(2 * size_of::<LiteralPath>() + path.as_bytes().len())?;
+            if !self.seen.insert(path.clone()) {
+                return Err(Error::new(ErrorKind::Malformed, "name appears twice in the layer (R-6)"));
+            }
         }
         if let Node::HardLink(target) = &node {
             return self.hard_link(&path, target, &meta, name, warn);
@@ -204,7 +210,7 @@ impl<'o> Layer<'o> {
     fn imply(&mut self, parent: DirId, dir: &Dir, name: &[u8], by: &Meta) -> Result<DirId> {
         check_implied(name)?;
         self.make_dir_clean(dir, name)?;
-        Ok(self.dirs.add(parent, name, false, implied_meta(by.mtime)))
+        self.dirs.add(parent, name, false, implied_meta(by.mtime))
     }
 
     fn make_dir_clean(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
@@ -297,6 +303,7 @@ impl<'o> Layer<'o> {
             if self.dirs.info(id).explicit {
                 self.twice(entry, warn);
             }
+            self.dirs.memory.add_xattrs(&meta.xattrs)?;
             let info = self.dirs.info_mut(id);
             // What went through it before would have gone through a symlink of a lower layer.
             self.facts.depends_on_lower |= !info.explicit;
@@ -312,7 +319,7 @@ impl<'o> Layer<'o> {
         } else {
             self.facts.inodes += 1;
         }
-        let id = self.dirs.add(parent, name, true, meta.clone());
+        let id = self.dirs.add(parent, name, true, meta.clone())?;
         // What stood here was no directory: it had replaced what a lower layer has of that name (D6).
         self.dirs.info_mut(id).opaque = replaces;
         Ok(())
@@ -406,7 +413,7 @@ impl<'o> Layer<'o> {
         if self.owner_differs(meta) {
             fdmeta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| owner_failed(meta, e))?;
         } else {
-            self.count_squashed(meta);
+            self.count_squashed(meta, entry);
         }
         for (name, value) in &node.xattrs {
             let result = fdmeta::set_xattr_fd(fd, name, value);
@@ -419,8 +426,11 @@ impl<'o> Layer<'o> {
         fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))
     }
 
-    pub(super) fn count_squashed(&mut self, meta: &Meta) {
+    pub(super) fn count_squashed(&mut self, meta: &Meta, entry: &[u8]) {
         if self.options.ownership == Ownership::Squash && (meta.uid, meta.gid) != self.creator {
+            if self.squashed == 0 {
+                self.first_squashed = entry.to_vec();
+            }
             self.squashed += 1;
         }
     }
@@ -514,7 +524,7 @@ impl<'o> Layer<'o> {
         if self.owner_differs(&node.meta) {
             dir.set_owner(name, node.meta.uid, node.meta.gid).map_err(|e| owner_hint(e, &node.meta))?;
         } else {
-            self.count_squashed(&node.meta);
+            self.count_squashed(&node.meta, entry);
         }
         for (xattr, value) in &node.xattrs {
             let result = dir.set_xattr(name, xattr, value);
@@ -526,8 +536,9 @@ impl<'o> Layer<'o> {
         dir.set_times(name, &node.meta)
     }
 
-    pub(super) fn squashed(&self) -> u64 {
-        self.squashed
+    /// Returns how many entries were squashed, and the first of them.
+    pub(super) fn squashed(&self) -> (u64, &[u8]) {
+        (self.squashed, &self.first_squashed)
     }
 
     pub(super) fn stashed_any(&self) -> bool {

@@ -110,7 +110,7 @@ impl Layer<'_> {
                 outcome = LinkOutcome::Made;
             } else {
                 if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
-                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
+                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target (L6)"));
                 }
                 self.duplicate(parent, &dir, last, entry, warn)?;
                 outcome = dir.link(last, &source_dir, target_name)?;
@@ -208,6 +208,7 @@ impl Layer<'_> {
         let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
         let size = data.left;
         self.write_data(&fd, size, None, data)?;
+        self.dirs.memory.add(2 * size_of::<(Vec<u8>, AufsFile)>() + name.len())?;
         if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size }) {
             self.stash.unlink(format!("a{}", old.number).as_bytes())?;
         }
@@ -227,6 +228,9 @@ impl Layer<'_> {
     ) -> Result<()> {
         let Some(file) = self.aufs.get(stored) else {
             let (path, stored, entry) = (path.clone(), stored.to_vec(), entry.to_vec());
+            let names = path.as_bytes().len() + stored.len() + entry.len();
+            self.dirs.memory.add(size_of::<EarlyAufsLink>() + names)?;
+            self.dirs.memory.add_xattrs(&meta.xattrs)?;
             self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
             return Ok(());
         };

@@ -101,56 +101,57 @@ pub fn apply_layer<R: BufRead>(
     warn: &mut dyn FnMut(Warning),
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Applied> {
-    let mut parser = Parser::new(&options.plan.limits);
     let mut layer = lay::Layer::new(target, options)?;
-    let mut entries = 0u64;
-    let mut block = [0u8; 512];
-    loop {
-        if !read_block(input, &mut block)? {
-            parser.finish().map_err(Error::from)?;
-            break;
-        }
-        let step = parser.block(&block).map_err(Error::from)?;
-        for oddity in parser.take_oddities() {
-            warn(Warning::new(oddity.code, &oddity.path, oddity.detail));
-        }
-        match step {
-            Step::More => {}
-            Step::End => break,
-            Step::Skip(n) => skip(input, n)?,
-            Step::Entry(entry) => {
-                check()?;
-                entries += 1;
-                if entries > options.plan.limits.max_entries {
-                    return Err(Error::new(
-                        ErrorKind::Limit,
-                        format!("more than {} entries in one layer (--max-entries)", options.plan.limits.max_entries),
-                    )
-                    .with_entry(&entry.path)
-                    .with_offset(entry.offset));
-                }
-                one_entry(input, &mut layer, *entry, options, warn)?;
-            }
-        }
-    }
+    let parser = Parser::new(&options.plan.limits);
+    let entries = each_entry(input, parser, warn, check, &mut |entry, data, warn| {
+        let (offset, name, mtime) = (entry.offset, entry.path.clone(), entry.mtime);
+        let action = plan(entry, &options.plan, warn)?;
+        layer.run(action, mtime, &name, data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))
+    })?;
     let facts = layer.finish(warn)?;
     Ok(Applied { facts: LayerFacts { entries, ..facts } })
 }
 
-fn one_entry<R: BufRead>(
+/// What is done with one entry, its data, and what is to be warned of.
+type Visit<'a, R> = &'a mut dyn FnMut(tar::Entry, &mut Data<'_, R>, &mut dyn FnMut(Warning)) -> Result<()>;
+
+/// Calls `visit` for each entry of a tar stream and returns how many there were; data that it leaves is skipped. Stops
+/// after the end-of-archive blocks.
+///
+/// # Errors
+/// As [`apply_layer`], and what `visit` returns.
+pub(crate) fn each_entry<R: BufRead>(
     input: &mut R,
-    layer: &mut lay::Layer<'_>,
-    entry: tar::Entry,
-    options: &ApplyOptions,
+    mut parser: Parser,
     warn: &mut dyn FnMut(Warning),
-) -> Result<()> {
-    let (stored, offset) = (entry.stored, entry.offset);
-    let (name, mtime) = (entry.path.clone(), entry.mtime);
-    let action = plan(entry, &options.plan, warn)?;
-    let mut data = Data { input, left: stored };
-    layer.run(action, mtime, &name, &mut data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))?;
-    let rest = data.left.checked_add((512 - stored % 512) % 512).ok_or_else(truncated)?;
-    skip(input, rest)
+    check: &dyn Fn() -> Result<()>,
+    visit: Visit<'_, R>,
+) -> Result<u64> {
+    let mut entries = 0u64;
+    let mut block = [0u8; 512];
+    loop {
+        let step = match read_block(input, &mut block)? {
+            true => parser.block(&block),
+            false => parser.finish().map(|()| Step::End),
+        };
+        for oddity in parser.take_oddities() {
+            warn(Warning::new(oddity.code, &oddity.path, oddity.detail));
+        }
+        match step.map_err(Error::from)? {
+            Step::More => {}
+            Step::End => return Ok(entries),
+            Step::Skip(n) => skip(input, n)?,
+            Step::Entry(entry) => {
+                check()?;
+                entries += 1;
+                let stored = entry.stored;
+                let mut data = Data { input, left: stored };
+                visit(*entry, &mut data, warn)?;
+                let rest = data.left.checked_add((512 - stored % 512) % 512).ok_or_else(truncated)?;
+                skip(input, rest)?;
+            }
+        }
+    }
 }
 
 /// The data of one entry.

@@ -4,7 +4,7 @@
 //! `docs/spec-notes.md`, whose headings this file follows.
 
 use crate::error::{Error, ErrorKind};
-use crate::policy::{Limits, Selinux, TreeOptions, XattrFlavour};
+use crate::policy::{Limit, Limits, Selinux, TreeOptions, XattrFlavour};
 use crate::root::{Meta, NodeMeta};
 use crate::tar::{Entry, EntryKind, Region};
 
@@ -15,7 +15,7 @@ pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The exact name of an opaque marker.
 pub const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 /// AUFS's own names at the root of a layer.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
+pub(crate) const AUFS_PREFIX: &[u8] = b".wh..wh.";
 /// AUFS's directory of hard-link sources.
 const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 /// `NAME_MAX` of Linux.
@@ -183,7 +183,18 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     let strict = options.tree.strict;
     let limits = &options.limits;
     check_path(&entry.path, limits)?;
-    let (path, clamped) = LiteralPath::clean(&entry.path);
+    let (path, mut clamped) = LiteralPath::clean(&entry.path);
+    // What an entry says is looked at before what its name means: a long name is refused wherever it stands.
+    let target = match &entry.kind {
+        EntryKind::HardLink { target } => {
+            check_path(target, limits)?;
+            let (target, target_clamped) = LiteralPath::clean(target);
+            clamped |= target_clamped;
+            check_names(&target)?;
+            Some(target)
+        }
+        _ => None,
+    };
     if clamped {
         if strict {
             return Err(refuse("name leads out of the root (R-5)"));
@@ -192,17 +203,12 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     }
     let depth = path.depth();
     if depth > limits.max_depth {
-        return Err(Error::new(
-            ErrorKind::Limit,
-            format!("path has {depth} components, the limit is {} (--max-depth)", limits.max_depth),
-        ));
+        return Err(limits.exceeded(Limit::Depth, depth));
     }
     let Some((parent, last)) = path.split_last() else {
         return root_entry(entry, options, warn);
     };
-    for component in parent.components() {
-        check_component(component)?;
-    }
+    check_names(&path)?;
     if last == OPAQUE_NAME {
         return Ok(Action::Opaque { dir: parent });
     }
@@ -224,7 +230,6 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         return Ok(Action::Skip);
     }
     if let Some(name) = last.strip_prefix(WHITEOUT_PREFIX) {
-        check_component(name)?;
         if entry.stored > 0 || !matches!(entry.kind, EntryKind::File { .. }) {
             warn(Warning::new("odd-whiteout", &entry.path, "whiteout is not an empty regular file"));
         }
@@ -233,7 +238,6 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         }
         return Ok(Action::Whiteout { parent, name: name.to_vec() });
     }
-    check_component(last)?;
     let node = match &entry.kind {
         EntryKind::Directory => Node::Directory,
         EntryKind::File { size, sparse } => Node::File { size: *size, sparse: sparse.clone() },
@@ -248,15 +252,8 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         EntryKind::CharDevice { major, minor } => Node::CharDevice(*major, *minor),
         EntryKind::BlockDevice { major, minor } => Node::BlockDevice(*major, *minor),
         EntryKind::Fifo => Node::Fifo,
-        EntryKind::HardLink { target } => {
-            check_path(target, limits)?;
-            let (target, clamped) = LiteralPath::clean(target);
-            if clamped && strict {
-                return Err(refuse("hard link target leads out of the root (R-5)"));
-            }
-            for component in target.components() {
-                check_component(component)?;
-            }
+        EntryKind::HardLink { .. } => {
+            let target = target.unwrap_or_default();
             match target.split_last() {
                 Some((dir, name)) if dir.as_bytes() == AUFS_LINKS => Node::AufsLink(name.to_vec()),
                 _ => Node::HardLink(target),
@@ -283,12 +280,16 @@ fn root_entry(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
 
 fn check_path(path: &[u8], limits: &Limits) -> Result<(), Error> {
     if path.len() > limits.max_path_bytes {
-        return Err(Error::new(
-            ErrorKind::Limit,
-            format!("path has {} bytes, the limit is {} (--max-path-bytes)", path.len(), limits.max_path_bytes),
-        ));
+        return Err(limits.exceeded(Limit::PathBytes, path.len()));
     }
     Ok(())
+}
+
+/// Checks the length of every name (S11), of the last one without the prefix of whiteouts (W16).
+fn check_names(path: &LiteralPath) -> Result<(), Error> {
+    let Some((parent, last)) = path.split_last() else { return Ok(()) };
+    parent.components().try_for_each(check_component)?;
+    check_component(last.strip_prefix(WHITEOUT_PREFIX).unwrap_or(last))
 }
 
 /// Checks a name that a symlink's target asks to make.

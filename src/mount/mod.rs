@@ -27,7 +27,8 @@
 //!   directory carries a zero-length `overlay.origin`.
 //! * *Xattr whiteouts* are hidden from lookup in any case; from listings only where their directory carries `opaque=x`
 //!   **and**, if one layer alone has it, a zero-length `overlay.origin` as well. `opaque=x` works at a layer's root too;
-//!   a file there is listed without it. `opaque=y` at a layer's root does nothing: a plan leaves the lower layers out.
+//!   a file there is listed without it. In the lowest directory of a stack the kernel does not look for `opaque=x` at all:
+//!   an empty one goes below. Its `rmdir` in a writable mount knows character devices only: `ENOTEMPTY`. `opaque=y` at a layer's root does nothing: a plan leaves the lower layers out.
 //! * *`mount(8)`, `fsopen` and messages.* Some refusals are explained through the mount descriptor, and those stand in
 //!   the error; others only in the kernel's log, so the usual causes are looked for and given as a hint.
 //! * *`volatile`* leaves `work/work/incompat/volatile`, and the next mount of that work directory is `EINVAL`.
@@ -161,6 +162,15 @@ impl MountPlan {
             plan.lowers.push(empty.first.clone());
         }
         plan
+    }
+
+    /// Puts an empty directory below all others, for layers with xattr whiteouts: the kernel does not look for `opaque=x`
+    /// in the lowest directory of a stack, and would list the whiteouts of a layer that lies there.
+    pub fn on_empty_ground(mut self, empty: &EmptyDirs) -> Self {
+        if self.lowers.last() != Some(&empty.second) {
+            self.lowers.push(empty.second.clone());
+        }
+        self
     }
 
     /// Returns every directory of the plan: the lowers (topmost first), upper, work.

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, escape};
@@ -139,6 +139,11 @@ static RESOLVER: AtomicU8 = AtomicU8::new(0);
 /// Forces a resolver for the whole process; tests run one body over both.
 pub fn force_resolver(resolver: Resolver) {
     RESOLVER.store(resolver as u8, Ordering::Relaxed);
+}
+
+/// Returns what is in use: [`Resolver::Steps`] once `openat2` was refused, or when it was forced.
+pub fn resolver() -> Resolver {
+    if RESOLVER.load(Ordering::Relaxed) == Resolver::Steps as u8 { Resolver::Steps } else { Resolver::Openat2 }
 }
 
 impl Dir {
@@ -310,7 +315,7 @@ impl Dir {
 
     /// Renames `name` here to `new_name` in `to`; `Ok(false)` where that name is taken.
     pub fn rename_new(&self, name: &[u8], to: &Dir, new_name: &[u8]) -> Result<bool> {
-        taken(rustix::fs::renameat_with(&*self.0, name, &*to.0, new_name, RenameFlags::NOREPLACE), "renameat2", name)
+        taken(crate::sys::rename_new(&self.0, name, &to.0, new_name), "renameat2", name)
     }
 
     /// Returns the names inside, in the order the file system gives them, without `.` and `..`.

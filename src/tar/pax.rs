@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::error::{Error, Place};
 use super::sparse::PaxSparse;
 use super::{Timestamp, number};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 
 /// Keys that carry metadata which unply knowingly does not apply (M14).
 const NOT_APPLIED: [&[u8]; 4] = [b"RHT.security.selinux", b"SCHILY.acl.", b"SCHILY.fflags", b"LIBARCHIVE.symlinktype"];
@@ -35,6 +35,8 @@ pub(super) struct Pax {
     pub(super) sparse: Option<PaxSparse>,
     /// Keys known and not applied, for a warning.
     pub(super) not_applied: Vec<Vec<u8>>,
+    /// Xattrs that only libarchive's key gives, at most a handful.
+    pub(super) libarchive_only: Vec<Vec<u8>>,
 }
 
 /// One record: where it begins in the stream, its key and its value.
@@ -185,11 +187,14 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
         let bytes = xattrs.bytes;
         if bytes > limits.max_xattr_bytes {
             let (found, limit) = (bytes as i128, limits.max_xattr_bytes as u64);
-            return Err(Error::Limit { at: at(), what: "bytes of extended attributes", found, limit });
+            return Err(Error::Limit { at: at(), which: Limit::XattrBytes, found, limit });
         }
         if xattrs.list.last().is_some_and(|x| x.0.is_empty()) {
             return Err(bad("a name after the prefix of an extended attribute"));
         }
+    }
+    for (name, ..) in xattrs.list.iter().filter(|x| x.2 == Carrier::Libarchive) {
+        list(&mut pax.libarchive_only, name);
     }
     pax.xattrs = xattrs.list.into_iter().map(|(name, value, _)| (name, value)).collect();
     Ok(pax)

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 use crate::apply::fold::{FoldOptions, fold};
 use crate::apply::{RootMeta, Warning};
@@ -56,7 +55,7 @@ pub fn unpack(
     let work = || -> Result<Unpacked> {
         let target = Target::prepare(dir)?;
         let flavour = flavour_for(target.staging())?;
-        let flat = Flat { bench: Bench { options, flavour, events, stop: AtomicBool::new(false) }, target };
+        let flat = Flat { bench: Bench::new(options, flavour, events), target };
         match source {
             Source::Image(image) => flat.image(image),
             Source::Stream(stream) => flat.stream(stream),
@@ -148,7 +147,7 @@ impl Flat<'_> {
             match tokens.get_mut(*token).and_then(Option::take) {
                 Some(passed) => {
                     let (place, laid) = passed.judged(expected)?;
-                    check(&laid, expected)?;
+                    check(&laid.report, expected)?;
                     done.insert(*token, at);
                     layers.push((place, laid));
                 }
@@ -248,7 +247,15 @@ impl Flat<'_> {
             let mut warn = |warning: Warning| {
                 (self.bench.events)(Event::Warning { layer: Some(name.clone()), warning });
             };
-            let made = fix(&here, ChainView::new(lower), flavour, &self.bench.options.tree, &target, &mut warn)?;
+            let made = fix(
+                &here,
+                ChainView::new(lower),
+                flavour,
+                &self.bench.options.tree,
+                &self.bench.options.limits,
+                &target,
+                &mut warn,
+            )?;
             fixup = (made.nodes > 0).then_some((target, made));
         }
         fold(root, &tree, &options(facts.whiteouts + facts.opaques > 0, facts.root_opaque))?;

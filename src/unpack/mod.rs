@@ -7,10 +7,10 @@
 //! held, and from which a runtime takes a snapshot ([`Chain::snapshot`]) or a mount plan ([`Chain::view`]).
 //! [`unpack`] makes a flattened directory and needs no store. Both give one tree.
 
-mod archive;
+pub(crate) mod archive;
 mod chain;
 mod flat;
-mod layer;
+pub(crate) mod layer;
 mod pull;
 mod target;
 

@@ -177,6 +177,15 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("d", d().mode(0o755).no_xattrs()), ("d/x", f(""))],
         ),
         case(
+            "d06_directory_after_a_file_hides_the_lower_directory",
+            &["D6", "R-6"],
+            vec![
+                vec![file("d/old", ""), file("e/old", "")],
+                vec![file("d", "1"), dir("d/"), symlink("e", "d"), dir("e/")],
+            ],
+            vec![("d", d()), ("e", d())],
+        ),
+        case(
             "d06_every_type_replaces_every_other",
             &["D6", "O5"],
             vec![vec![

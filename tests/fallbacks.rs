@@ -148,7 +148,7 @@ impl Refused {
     fn assert_gone_around(self, lab: &Path, used: Backend, store: &unply::store::Store) {
         match self {
             Openat2 => {
-                assert_eq!(unply::root::resolver(), Resolver::Steps);
+                assert_eq!(unply::root::Dir::open(lab).unwrap().resolver(), Resolver::Steps);
                 assert!(!sys::kernel_calls().openat2);
             }
             Fsopen | Fsconfig => assert_eq!(used, Backend::Classic),

@@ -19,15 +19,16 @@ pub struct DirId(u32);
 /// The layer's root.
 pub const ROOT: DirId = DirId(0);
 
-/// Open handles kept besides the root's.
-const HANDLES: usize = 96;
+/// Open handles kept besides the root's, for each layer that is unpacked at the same time: shells allow 1,024 in all.
+const HANDLES: usize = 32;
 
 /// What is known of one directory.
 #[derive(Debug)]
 pub struct DirInfo {
     parent: DirId,
-    depth: u32,
     name: Arc<[u8]>,
+    /// Components of its path; the root has none.
+    pub depth: u32,
     /// Described by an entry of its own; an implied one is not.
     pub explicit: bool,
     /// Hides what lower layers have inside.
@@ -61,8 +62,8 @@ impl Dirs {
         let memory = Remembered::new(limits.max_layer_memory);
         let info = DirInfo {
             parent: ROOT,
-            depth: 0,
             name: Arc::from(&b""[..]),
+            depth: 0,
             explicit: true,
             opaque: false,
             whiteouts: false,
@@ -129,6 +130,17 @@ impl Dirs {
         self.children.remove(&key);
         // Handles below it would still work on the removed directories.
         self.handles.clear();
+    }
+
+    /// Whether the directory, or one above it, was taken out of reach.
+    pub fn gone(&self, mut id: DirId) -> bool {
+        while id != ROOT {
+            if self.info(id).dead {
+                return true;
+            }
+            id = self.parent(id);
+        }
+        false
     }
 
     /// Whether any implied directory was ever made.

@@ -14,7 +14,7 @@ use super::facts::LayerFacts;
 use super::journal::{Reader, Record};
 use super::lay::{Layer, call_failed};
 use super::plan::LiteralPath;
-use super::{Warning, lay};
+use super::{Warning, lay, unheld};
 
 /// Writes overlayfs's marks into a directory of one layer
 /// (<https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories>).
@@ -23,11 +23,13 @@ pub(crate) struct Marker {
     form: WhiteoutForm,
     /// One inode serves all whiteouts of a layer (W22).
     first: Option<(Dir, Vec<u8>)>,
+    /// Inodes that whiteouts took.
+    inodes: u64,
 }
 
 impl Marker {
     pub(crate) fn new(flavour: crate::policy::XattrFlavour, form: WhiteoutForm) -> Marker {
-        Marker { prefix: flavour.prefix(), form, first: None }
+        Marker { prefix: flavour.prefix(), form, first: None, inodes: 0 }
     }
 
     /// Makes a whiteout of `name`; `false` where the layer has something of that name.
@@ -51,7 +53,10 @@ impl Marker {
             },
         };
         if made {
+            // The layer's tree is the same whenever it is unpacked (P14).
+            dir.set_times(name, &Meta::default())?;
             self.first = Some((dir.clone(), name.to_vec()));
+            self.inodes += 1;
         }
         Ok(made)
     }
@@ -90,9 +95,19 @@ impl Layer<'_> {
     pub(super) fn finish(mut self, warn: &mut dyn FnMut(Warning)) -> Result<LayerFacts> {
         self.settle_aufs(warn)?;
         let stashed = self.stashed_any();
+        let mut unmade = std::mem::take(&mut self.unmade);
+        unmade.retain(|(parent, _)| !self.dirs.gone(*parent));
+        for (parent, name) in &unmade {
+            self.replaced(*parent, name);
+        }
         if self.opaques + self.whiteouts > 0 {
             self.marks()?;
         }
+        let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
+        for (parent, name) in unmade {
+            self.hide(parent, &name, &mut marker)?;
+        }
+        self.facts.inodes += marker.inodes;
         let live = self.dirs.live();
         let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(self.dirs.parent(*id));
         if stashed || self.facts.late_links > 0 || live.iter().any(implied) {
@@ -108,6 +123,7 @@ impl Layer<'_> {
             warn(Warning::new("owners-squashed", first, detail));
             self.facts.squashed = true;
         }
+        self.refused_in_all(warn);
         let file = self.journal.finish()?;
         drop(file);
         Ok(self.facts)
@@ -122,7 +138,11 @@ impl Layer<'_> {
         while let Some(record) = reader.read()? {
             match record {
                 Record::Opaque { dir, .. } => self.opaque(&dir),
-                Record::Whiteout { parent, name } => self.replaced(&parent, &name),
+                Record::Whiteout { parent, name } => {
+                    if let Some(id) = self.dirs.at(&parent) {
+                        self.replaced(id, &name);
+                    }
+                }
                 _ => {}
             }
         }
@@ -135,13 +155,14 @@ impl Layer<'_> {
                     self.whiteout(&parent, &name, &mut marker)?;
                 }
             }
+            self.facts.inodes += marker.inodes;
         }
         Ok(())
     }
 
-    /// A whiteout of a name where the layer has a directory: that replaces the lower one as a whole (W2, W4).
-    fn replaced(&mut self, parent: &LiteralPath, name: &[u8]) {
-        if let Some(child) = self.dirs.at(parent).and_then(|id| self.dirs.child(id, name)) {
+    /// A hidden name where the layer has a directory: that replaces the lower one as a whole (W2, W4).
+    fn replaced(&mut self, parent: DirId, name: &[u8]) {
+        if let Some(child) = self.dirs.child(parent, name) {
             self.dirs.info_mut(child).opaque = true;
         }
     }
@@ -163,6 +184,11 @@ impl Layer<'_> {
             self.facts.depends_on_lower = true;
             return Ok(());
         };
+        self.hide(id, name, marker)
+    }
+
+    /// Hides what lower layers have at `name`; a directory of this layer there was dealt with before.
+    fn hide(&mut self, id: DirId, name: &[u8], marker: &mut Marker) -> Result<()> {
         if self.dirs.child(id, name).is_some() || !self.dirs.merges_with_lower(id) {
             return Ok(());
         }
@@ -186,7 +212,8 @@ impl Layer<'_> {
             return finish_root(&dir, self.options.ownership);
         }
         let node = std::mem::take(&mut self.dirs.info_mut(id).meta);
-        let path = if node.xattrs.is_empty() { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
+        let rare = unheld::rare_time(node.meta.mtime);
+        let path = if node.xattrs.is_empty() && !rare { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
         if self.options.ownership == Ownership::Keep {
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             if (node.meta.uid, node.meta.gid) != me {
@@ -209,7 +236,12 @@ impl Layer<'_> {
             marker.holds_whiteouts(&dir, opaque)?;
         }
         fdmeta::set_mode_fd(&dir, node.meta.mode).map_err(|e| call_failed("fchmod", e))?;
-        fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))
+        fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))?;
+        if rare {
+            let kept = fdmeta::mtime_fd(&dir).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(node.meta.mtime, kept, &path, warn);
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use super::facts::{LayerFacts, RootMeta};
 use super::journal::{RecordRef, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
-use super::{ApplyOptions, Data, Target, Warning, check_implied};
+use super::{ApplyOptions, Data, Target, Warning, check_depth, check_implied, unheld};
 
 /// Symlinks expanded in one walk before it is refused (S12).
 pub(crate) const MAX_SYMLINKS: usize = 40;
@@ -37,6 +37,8 @@ pub(super) struct Layer<'o> {
     pub(super) facts: LayerFacts,
     pub(super) whiteouts: u64,
     pub(super) opaques: u64,
+    /// Names of devices that could not be made here: they hide what lower layers have all the same (R2).
+    pub(super) unmade: Vec<(DirId, Vec<u8>)>,
     last_parent: Option<(LiteralPath, DirId)>,
     /// Owner that the kernel gives to what this process makes.
     creator: (u32, u32),
@@ -44,6 +46,10 @@ pub(super) struct Layer<'o> {
     squashed: u64,
     /// The first entry that was squashed.
     first_squashed: Vec<u8>,
+    /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
+    pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
+    /// Files with as many names as the file system allows: where the copy is that takes the next ones (L12).
+    pub(super) overflow: HashMap<(u64, u64), LiteralPath>,
     /// Names so far, with `strict` only.
     seen: HashSet<LiteralPath>,
 }
@@ -62,11 +68,14 @@ impl<'o> Layer<'o> {
             facts: LayerFacts::default(),
             whiteouts: 0,
             opaques: 0,
+            unmade: Vec::new(),
             last_parent: None,
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
             first_squashed: Vec::new(),
+            refused_xattrs: Vec::new(),
+            overflow: HashMap::new(),
             seen: HashSet::new(),
         })
     }
@@ -132,7 +141,7 @@ impl<'o> Layer<'o> {
             Err(e) if self.may_be_wrong(&e) => return self.unplaced(&path, node, &meta, data),
             other => other?,
         };
-        let mut placed = self.dirs.path(parent).join(last);
+        let placed = self.dirs.path(parent).join(last);
         let node = match node {
             Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
             other => other,
@@ -143,23 +152,12 @@ impl<'o> Layer<'o> {
                 self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
             }
             Node::Symlink(_) | Node::CharDevice(..) | Node::BlockDevice(..) | Node::Fifo => {
-                if !self.special(parent, last, &node, &meta, name, warn)? {
-                    // Not made here, so no view of the layer may expect it.
-                    placed = LiteralPath::default();
-                }
+                self.special(parent, last, &node, &meta, name, warn)?;
             }
             Node::HardLink(_) | Node::AufsLink(_) => {}
         }
-        if !placed.is_root() {
-            self.journal.push(RecordRef::Make {
-                path: &path,
-                placed: Some(&placed),
-                source: None,
-                node: &node,
-                meta: &meta,
-            })?;
-        }
-        Ok(())
+        let placed = Some(&placed);
+        self.journal.push(RecordRef::Make { path: &path, placed, source: None, node: &node, meta: &meta })
     }
 
     /// Returns the directory at the literal path `path`, making what is missing (spec-notes, phase 2, *Parent*).
@@ -173,6 +171,7 @@ impl<'o> Layer<'o> {
             Some(id) => id,
             None => self.walk(path, implied_by)?,
         };
+        check_depth(self.dirs.info(id).depth as usize, self.options.plan.limits.max_depth)?;
         self.last_parent = Some((path.clone(), id));
         Ok(id)
     }
@@ -253,23 +252,35 @@ impl<'o> Layer<'o> {
 
     /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
     pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
-        e.kind() == ErrorKind::Malformed && self.doubtful()
+        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful()
     }
 
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
     fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
         self.last_parent = None;
-        if let Some(id) = self.dirs.child(parent, name) {
+        let known = self.dirs.child(parent, name);
+        if let Some(id) = known {
             self.dirs.forget(id);
         }
+        if !self.overflow.is_empty() {
+            let gone = self.dirs.path(parent).join(name);
+            self.overflow.retain(|_, copy| !copy.is_within(&gone));
+        }
+        self.stashed += 1;
+        let number = self.stashed;
+        let aside = number.to_string().into_bytes();
+        dir.rename(name, &self.stash, &aside)?;
+        // Looked at where nobody else reaches it: a directory that we did not make is not ours to remove.
+        let there = self.stash.stat(&aside)?.ok_or_else(|| changed_meanwhile(name))?;
+        if (there.kind == Kind::Directory) != known.is_some() {
+            return Err(changed_meanwhile(name));
+        }
         if self.doubtful() {
-            self.stashed += 1;
-            let number = self.stashed;
-            dir.rename(name, &self.stash, number.to_string().as_bytes())?;
             let placed = self.dirs.path(parent).join(name);
             self.journal.push(RecordRef::Stashed { placed: &placed, number })
         } else {
-            dir.remove_all(name)
+            self.stashed -= 1;
+            self.stash.remove_all(&aside)
         }
     }
 
@@ -423,7 +434,12 @@ impl<'o> Layer<'o> {
         if !by_open {
             fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
         }
-        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))
+        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))?;
+        if unheld::rare_time(meta.mtime) {
+            let kept = fdmeta::mtime_fd(fd).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(meta.mtime, kept, entry, warn);
+        }
+        Ok(())
     }
 
     pub(super) fn count_squashed(&mut self, meta: &Meta, entry: &[u8]) {
@@ -435,37 +451,7 @@ impl<'o> Layer<'o> {
         }
     }
 
-    /// Tells apart xattrs that this place cannot hold, which are dropped with a warning, from real failures.
-    pub(super) fn tolerate_xattr(
-        &self,
-        result: rustix::io::Result<()>,
-        name: &[u8],
-        value: &[u8],
-        entry: &[u8],
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
-        let e = match result {
-            Ok(()) => return Ok(()),
-            Err(e) => e,
-        };
-        let tolerable = e == Errno::OPNOTSUPP
-            || (self.options.tolerate_xattrs && matches!(e, Errno::PERM | Errno::ACCESS | Errno::INVAL));
-        if tolerable {
-            warn(Warning::new("xattr-unsupported", entry, format!("xattr {} dropped: {e}", escape(name))));
-            return Ok(());
-        }
-        let message = format!("setxattr(\"{}\", {} bytes)", escape(name), value.len());
-        if matches!(e, Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) && value.len() > 2048 {
-            // ext4 keeps all xattrs of a file in one block and says ENOSPC: the disk is not full.
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{message}: the file system cannot hold an xattr of this size"),
-            ));
-        }
-        Err(Error::io(message, e.into()))
-    }
-
-    /// Makes a symlink, device or pipe; `false` where it was skipped with a warning.
+    /// Makes a symlink, device or pipe; a device that cannot be made here is skipped with a warning.
     fn special(
         &mut self,
         parent: DirId,
@@ -474,7 +460,7 @@ impl<'o> Layer<'o> {
         meta: &NodeMeta,
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let dir = self.dirs.handle(parent)?;
         let device = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..));
         if device && self.options.skip_devices {
@@ -484,7 +470,8 @@ impl<'o> Layer<'o> {
                 self.duplicate(parent, &dir, name, entry, warn)?;
             }
             self.facts.devices_skipped = true;
-            return Ok(false);
+            self.unmade.push((parent, name.to_vec()));
+            return Ok(());
         }
         let make = |dir: &Dir| match node {
             Node::Symlink(target) => dir.make_symlink(name, target),
@@ -507,8 +494,7 @@ impl<'o> Layer<'o> {
         if is_link {
             self.last_parent = None;
         }
-        self.finish_named(&dir, name, meta, is_link, entry, warn)?;
-        Ok(true)
+        self.finish_named(&dir, name, meta, is_link, entry, warn)
     }
 
     /// Owner → xattrs → mode → times by name, for what must not be opened.
@@ -533,7 +519,13 @@ impl<'o> Layer<'o> {
         if !is_link {
             dir.set_mode(name, node.meta.mode)?;
         }
-        dir.set_times(name, &node.meta)
+        dir.set_times(name, &node.meta)?;
+        if unheld::rare_time(node.meta.mtime)
+            && let Some(st) = dir.stat(name)?
+        {
+            self.check_time(node.meta.mtime, st.meta.mtime, entry, warn);
+        }
+        Ok(())
     }
 
     /// Returns how many entries were squashed, and the first of them.

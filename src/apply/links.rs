@@ -110,6 +110,17 @@ impl Layer<'_> {
                 outcome = LinkOutcome::Made;
             } else {
                 if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
+                    if self.doubtful() {
+                        // With the layers below the target may stand elsewhere.
+                        self.facts.late_links += 1;
+                        return self.journal.push(RecordRef::Make {
+                            path,
+                            placed: None,
+                            source: None,
+                            node: &node,
+                            meta,
+                        });
+                    }
                     return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target (L6)"));
                 }
                 self.duplicate(parent, &dir, last, entry, warn)?;
@@ -118,6 +129,7 @@ impl Layer<'_> {
         }
         match outcome {
             LinkOutcome::Made => {}
+            LinkOutcome::TooMany if self.joins_copy(&st, &dir, last)? => {}
             LinkOutcome::TooMany => {
                 warn(Warning::new(
                     "too-many-links",
@@ -125,6 +137,7 @@ impl Layer<'_> {
                     "the file system allows no more links; the file is copied (L12)",
                 ));
                 self.copy_instead(&dir, last, &source_dir, target_name, &st)?;
+                self.overflow.insert(st.id, self.dirs.path(parent).join(last));
             }
             LinkOutcome::NoTarget | LinkOutcome::Taken => return Err(changed_meanwhile(last)),
         }
@@ -186,6 +199,15 @@ impl Layer<'_> {
             dir.set_times(name, want)?;
         }
         Ok(())
+    }
+
+    /// Makes `name` a name of the copy that an earlier link became; a copy for each would let an archive fill the disk.
+    fn joins_copy(&mut self, st: &Stat, dir: &Dir, name: &[u8]) -> Result<bool> {
+        let Some(place) = self.overflow.get(&st.id).cloned() else { return Ok(false) };
+        let Some((parent, copy)) = place.split_last() else { return Ok(false) };
+        let Some(parent) = self.dirs.at(&parent) else { return Ok(false) };
+        let from = self.dirs.handle(parent)?;
+        Ok(dir.link(name, &from, copy)? == LinkOutcome::Made)
     }
 
     fn copy_instead(&mut self, dir: &Dir, name: &[u8], from: &Dir, source: &[u8], st: &Stat) -> Result<()> {

@@ -21,20 +21,21 @@ mod links;
 pub mod plan;
 #[cfg(test)]
 mod tests;
+mod unheld;
 
 use std::fs::File;
 use std::io::{BufRead, ErrorKind as IoErrorKind};
 
 use crate::error::{Error, ErrorKind, Result, from_io};
-use crate::policy::{Ownership, WhiteoutForm};
+use crate::policy::{Limits, Ownership, WhiteoutForm};
 use crate::root::Dir;
 use crate::tar::{self, Parser, Step};
 
 pub use facts::{LayerFacts, RootMeta};
 pub(crate) use finish::{Marker, finish_root};
 pub(crate) use lay::{MAX_SYMLINKS, implied_meta, too_many_symlinks};
-pub(crate) use plan::check_implied;
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
+pub(crate) use plan::{check_depth, check_implied};
 
 /// Something odd that was accepted, or dropped, while a layer was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +88,8 @@ pub struct Applied {
     pub facts: LayerFacts,
 }
 
-/// Applies the tar stream `input` to an empty directory; stops after the end-of-archive blocks, the rest is the caller's to drain.
+/// Applies the tar stream `input` to an empty directory; stops where something stands behind the end-of-archive blocks, the
+/// rest is the caller's to drain.
 ///
 /// `check` is called once an entry and ends the work with its error (cancellation); `warn` gets every oddity.
 ///
@@ -139,7 +141,10 @@ pub(crate) fn each_entry<R: BufRead>(
         }
         match step.map_err(Error::from)? {
             Step::More => {}
-            Step::End => return Ok(entries),
+            Step::End => {
+                behind_the_end(input, warn)?;
+                return Ok(entries);
+            }
             Step::Skip(n) => skip(input, n)?,
             Step::Entry(entry) => {
                 check()?;
@@ -147,9 +152,30 @@ pub(crate) fn each_entry<R: BufRead>(
                 let stored = entry.stored;
                 let mut data = Data { input, left: stored };
                 visit(*entry, &mut data, warn)?;
-                let rest = data.left.checked_add((512 - stored % 512) % 512).ok_or_else(truncated)?;
+                let rest = data.left;
                 skip(input, rest)?;
+                skip_padding(input, (512 - stored % 512) % 512)?;
             }
+        }
+    }
+}
+
+/// Looks for something behind the end of the archive: no reader takes it for entries (T4, T5), so whoever put it there
+/// should be seen. Stops at the first block that is not zero.
+fn behind_the_end<R: BufRead>(input: &mut R, warn: &mut dyn FnMut(Warning)) -> Result<()> {
+    let mut block = [0u8; 512];
+    loop {
+        let have = read_some(input, &mut block)?;
+        let found = block.get(..have).unwrap_or_default();
+        if found.is_empty() {
+            return Ok(());
+        }
+        if found.iter().any(|b| *b != 0) {
+            let archive = have == block.len() && Parser::new(&Limits::default()).block(&block).is_ok();
+            let what = if archive { "another archive follows" } else { "bytes that are not zero follow" };
+            let detail = format!("{what} the end of the archive; hashed, not read (T4, T5)");
+            warn(Warning::new("data-after-end", b"", detail));
+            return Ok(());
         }
     }
 }
@@ -193,22 +219,41 @@ fn fill<R: BufRead>(input: &mut R) -> Result<&[u8]> {
 
 /// Fills `block`; `false` at a clean end before its first byte.
 fn read_block<R: BufRead>(input: &mut R, block: &mut [u8; 512]) -> Result<bool> {
+    match read_some(input, block)? {
+        0 => Ok(false),
+        512 => Ok(true),
+        _ => Err(Error::new(ErrorKind::Malformed, "archive ends inside a header block (T3)")),
+    }
+}
+
+/// Fills `block` as far as the stream goes and returns how many bytes that were.
+fn read_some<R: BufRead>(input: &mut R, block: &mut [u8; 512]) -> Result<usize> {
     let mut have = 0;
     while have < block.len() {
         let buf = fill(input)?;
         if buf.is_empty() {
-            return if have == 0 {
-                Ok(false)
-            } else {
-                Err(Error::new(ErrorKind::Malformed, "archive ends inside a header block (T3)"))
-            };
+            break;
         }
         let n = buf.len().min(block.len() - have);
         block[have..have + n].copy_from_slice(&buf[..n]);
         input.consume(n);
         have += n;
     }
-    Ok(true)
+    Ok(have)
+}
+
+/// Skips what fills up the last block of an entry's data; an archive may end there, as it may end without zero blocks (T2).
+fn skip_padding<R: BufRead>(input: &mut R, mut n: u64) -> Result<()> {
+    while n > 0 {
+        let buf = fill(input)?;
+        if buf.is_empty() {
+            break;
+        }
+        let step = (buf.len() as u64).min(n);
+        input.consume(step as usize);
+        n -= step;
+    }
+    Ok(())
 }
 
 fn skip<R: BufRead>(input: &mut R, mut n: u64) -> Result<()> {

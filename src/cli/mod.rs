@@ -125,6 +125,7 @@ impl Context {
             platform: self.global.platform.clone(),
             limits: self.global.limits.limits(),
             tree: self.global.tree(),
+            resolver: None,
             jobs: self.global.jobs.unwrap_or(default.jobs),
             durable: !self.global.no_durable,
             cancel: self.signals.token().clone(),

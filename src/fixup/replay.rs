@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 
 use crate::apply::journal::{Reader, Record};
-use crate::apply::{LiteralPath, MAX_SYMLINKS, Node, check_implied, implied_meta, too_many_symlinks};
+use crate::apply::{LiteralPath, MAX_SYMLINKS, Node, check_depth, check_implied, implied_meta, too_many_symlinks};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::merge::{ChainView, Marks};
-use crate::policy::{Limit, Limits, LowerSymlinks};
+use crate::policy::{Limits, LowerSymlinks};
 use crate::root::{Meta, NodeMeta};
 
 use super::tree::{Child, DirId, DirMeta, InodeId, ROOT, Tree};
@@ -92,6 +92,8 @@ pub(super) struct Replay {
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
     lower_symlinks: LowerSymlinks,
     max_depth: usize,
+    /// Device nodes cannot be made here.
+    pub skip_devices: bool,
     marks: Marks,
     late: Vec<LateLink>,
     redirects: u64,
@@ -122,6 +124,7 @@ impl Replay {
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
             lower_symlinks,
+            skip_devices: false,
             max_depth: limits.max_depth,
             marks,
             late: Vec::new(),
@@ -304,6 +307,11 @@ impl Replay {
             }
             return Ok(());
         }
+        if self.skip_devices && matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) {
+            // What it replaces goes, and nothing takes its place (R2).
+            self.tree.remove(parent, name);
+            return Ok(());
+        }
         let inode = self.tree.make_inode(node, meta)?;
         self.tree.put(parent, name, inode);
         if let Some(placed) = placed {
@@ -347,14 +355,11 @@ impl Replay {
                 None => {}
             }
             check_implied(&component)?;
-            // Without a symlink on the way it is as deep as the entry's name, which was checked.
-            let depth = if links > 0 { self.tree.path(here).depth() + 1 } else { 0 };
-            if depth > self.max_depth {
-                return Err(Limit::Depth.exceeded(self.max_depth as u64, depth));
-            }
+            check_depth(self.tree.dir(here).depth, self.max_depth)?;
             watch.implies(&self.tree, path, there);
             here = self.tree.make_dir(here, &component, implied_meta(by.mtime))?;
         }
+        check_depth(self.tree.dir(here).depth, self.max_depth)?;
         Ok(here)
     }
 

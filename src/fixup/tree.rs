@@ -6,7 +6,7 @@ use crate::apply::{LiteralPath, Node};
 use crate::error::Result;
 use crate::merge::{ChainView, Found, Marks, ViewDir};
 use crate::policy::Remembered;
-use crate::root::{Dir, Kind, NodeMeta, ReadLink, Stat};
+use crate::root::{Kind, LazyDir, NodeMeta, ReadLink, Stat};
 
 /// A directory of the symbolic tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +48,8 @@ pub(super) enum DirMeta {
 pub(super) struct DirNode {
     pub parent: DirId,
     pub name: Vec<u8>,
+    /// Components of its path; the root has none.
+    pub depth: usize,
     /// Lower content that still merges here.
     pub view: Option<ViewDir>,
     /// Where the metadata comes from when it is [`DirMeta::Lower`]; kept apart because clearing drops `view`.
@@ -61,7 +63,7 @@ pub(super) struct DirNode {
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// In a lower layer: `name` in `dir` of layer number `layer`.
-    Lower { layer: usize, dir: Dir, name: Vec<u8>, stat: Stat },
+    Lower { layer: usize, dir: LazyDir, name: Vec<u8>, stat: Stat },
     /// Made by this layer.
     Own(Node),
 }
@@ -93,6 +95,7 @@ impl Tree {
         let root = DirNode {
             parent: ROOT,
             name: Vec::new(),
+            depth: 0,
             view: view.clone(),
             shown: view,
             meta: DirMeta::Own(NodeMeta::default()),
@@ -133,6 +136,7 @@ impl Tree {
         if let Some(known) = self.dir(dir).entries.get(name) {
             return Ok(*known);
         }
+        let depth = self.dir(dir).depth + 1;
         let Some(view) = self.dir(dir).view.clone() else { return Ok(None) };
         self.memory.add(size_of::<DirNode>() + NAME + 2 * name.len())?;
         let child = match view.lookup(name)? {
@@ -141,6 +145,7 @@ impl Tree {
                 self.dirs.push(DirNode {
                     parent: dir,
                     name: name.to_vec(),
+                    depth,
                     view: Some(view.clone()),
                     shown: Some(view),
                     meta: DirMeta::Lower,
@@ -175,7 +180,7 @@ impl Tree {
                 if stat.kind != Kind::Symlink {
                     return Ok(None);
                 }
-                match dir.read_link(name)? {
+                match dir.open()?.read_link(name)? {
                     ReadLink::Target(target) => Ok(Some(target)),
                     _ => Ok(None),
                 }
@@ -200,6 +205,7 @@ impl Tree {
         self.dirs.push(DirNode {
             parent,
             name: name.to_vec(),
+            depth: self.dir(parent).depth + 1,
             view: None,
             shown: None,
             meta: DirMeta::Own(meta),
@@ -276,7 +282,7 @@ impl Tree {
         }
         match &inode.source {
             Source::Lower { dir, name, stat, .. } => {
-                let mut xattrs = dir.xattrs(name)?;
+                let mut xattrs = dir.open()?.xattrs(name)?;
                 xattrs.retain(|(xattr, _)| !marks.is_mark(xattr));
                 Ok(NodeMeta { meta: stat.meta, xattrs })
             }

@@ -201,8 +201,9 @@ impl Document {
             return Err(Error::new(ErrorKind::Unsupported, format!("{what} is a Docker schema 1 document"))
                 .with_hint("save or push the image again with a current tool"));
         }
-        let index_like = document.manifests.as_ref().is_some_and(|m| !m.is_empty());
-        let manifest_like = document.config.is_some() || document.layers.as_ref().is_some_and(|l| !l.is_empty());
+        // Empty lists count: containerd refuses them as well (CVE-2021-41190), and another reader may look at the key alone.
+        let index_like = document.manifests.is_some();
+        let manifest_like = document.config.is_some() || document.layers.is_some();
         if index_like && manifest_like {
             return Err(malformed(format!("{what} is both an index and a manifest")));
         }

@@ -10,7 +10,8 @@
 //!
 //! # What the kernel does
 //! Measured on Linux 6.18 by `tests.rs` beside this file; version numbers are in `docs/kernel-features.md`.
-//! * *Lower directories.* 500 at most, empty ones counted; at least two without an upper, else `EINVAL`. One directory
+//! * *Lower directories.* 500 at most, empty ones counted; an overlay that is mounted nowhere may be one of them (Linux
+//!   6.15), and shows neither marks nor whiteouts of its own layers; at least two without an upper, else `EINVAL`. One directory
 //!   twice, or one inside another, is `ELOOP`. Both are refused here first, with names.
 //! * *The option page.* `mount(2)` cuts options at one page without a word (4,378 bytes of options gave `ENOENT` for a
 //!   name cut in two). The mount API has no such limit, but one string takes at most 255 bytes; a descriptor has no name
@@ -63,6 +64,10 @@ use crate::sys::{self, SysError};
 
 /// The most lower directories that one overlay takes (`OVL_MAX_STACK`), counting empty ones and fix-ups.
 pub const MAX_LOWERS: usize = 500;
+
+/// The most lower directories of a plan (N2): above [`MAX_LOWERS`] the bottom ones become an overlay of their own, which
+/// is the lowest directory of the other one. Overlays do not stack deeper (`FILESYSTEM_MAX_STACK_DEPTH`).
+pub const MAX_STACKED: usize = 2 * MAX_LOWERS - 1;
 
 /// What a mount made here gives as its source: the first column of `df` and `findmnt`.
 pub const SOURCE: &str = "unply";
@@ -182,16 +187,12 @@ impl MountPlan {
     /// Checks what can be known without the kernel.
     ///
     /// # Errors
-    /// `Unsupported` for more than [`MAX_LOWERS`] lower directories; `Usage` for too few, for a path that is not absolute
+    /// `Unsupported` for more than [`MAX_STACKED`] lower directories; `Usage` for too few, for a path that is not absolute
     /// or holds a NUL, and for a directory that comes twice or lies inside another: callers keep the topmost of a
     /// repeated layer.
     pub fn check(&self) -> Result<(), Error> {
         let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
-        if self.lowers.len() > MAX_LOWERS {
-            let message = format!("{} lower directories, the kernel takes {MAX_LOWERS}", self.lowers.len());
-            return Err(Error::new(ErrorKind::Unsupported, message)
-                .with_hint("unpack the image into one directory instead of mounting its layers"));
-        }
+        self.at_most(MAX_STACKED)?;
         let least = if self.upper.is_some() { 1 } else { 2 };
         if self.lowers.len() < least {
             return usage(format!("{} lower directories, the kernel wants {least}", self.lowers.len()));
@@ -210,6 +211,27 @@ impl MountPlan {
             }
         }
         Ok(())
+    }
+
+    /// Checks the number of lower directories.
+    fn at_most(&self, limit: usize) -> Result<(), Error> {
+        if self.lowers.len() <= limit {
+            return Ok(());
+        }
+        let message = format!("{} lower directories, the kernel takes {limit}", self.lowers.len());
+        Err(Error::new(ErrorKind::Unsupported, message)
+            .with_hint("unpack the image into one directory instead of mounting its layers"))
+    }
+
+    /// Splits what one overlay cannot take: the plan of the bottom layers, a view, which stands below the rest.
+    fn split(&self) -> Option<(MountPlan, MountPlan)> {
+        if self.lowers.len() <= MAX_LOWERS {
+            return None;
+        }
+        // Only the bottom may be split off: the marks of a layer mean nothing outside its own overlay.
+        let (top, bottom) = self.lowers.split_at_checked(MAX_LOWERS - 1)?;
+        let below = MountPlan { lowers: bottom.to_vec(), upper: None, volatile: false, ..self.clone() };
+        Some((MountPlan { lowers: top.to_vec(), ..self.clone() }, below))
     }
 
     /// Mounts the plan at `target`, an existing directory, with the best backend the kernel has.

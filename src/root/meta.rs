@@ -79,6 +79,11 @@ pub fn set_times_fd(fd: impl AsFd, meta: &Meta) -> rustix::io::Result<()> {
     rustix::fs::futimens(fd, &meta.timestamps())
 }
 
+/// Returns the modification time by descriptor.
+pub fn mtime_fd(fd: impl AsFd) -> rustix::io::Result<Timestamp> {
+    Ok(Meta::from_raw(&rustix::fs::fstat(fd)?).mtime)
+}
+
 /// Sets one xattr by descriptor (a real one, not `O_PATH`).
 pub fn set_xattr_fd(fd: impl AsFd, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
@@ -146,6 +151,14 @@ impl Dir {
     /// Returns all xattrs of the directory itself that are visible to the caller.
     pub fn xattrs_self(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         xattrs_of(self)
+    }
+
+    /// Undoes what the place gave a directory that was just made (default ACL, setgid bit, umask): exactly this mode.
+    pub fn forget_the_place(&self, mode: u32) -> Result<()> {
+        for acl in [&b"system.posix_acl_default"[..], b"system.posix_acl_access"] {
+            self.remove_xattr_self(acl)?;
+        }
+        set_mode_fd(self, mode).map_err(|e| failed("fchmod", b".", e))
     }
 
     /// Gives `name` this metadata: owner, xattrs (added to what is there), mode unless it is a symlink, times; nothing is followed.

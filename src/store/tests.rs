@@ -59,7 +59,7 @@ pub(super) fn report(name: &str) -> StreamReport {
 pub(super) fn sealed(store: &Store, name: &str) -> SealedLayer {
     let staging = store.stage().unwrap();
     fs::write(staging.tree_path().join("file"), name).unwrap();
-    fs::write(staging.journal_path(), "journal").unwrap();
+    fs::write(staging.tree_path().with_file_name("meta").join("entries"), "journal").unwrap();
     let facts = LayerFacts { content_bytes: 100, ..LayerFacts::default() };
     let expected = Expected {
         digest: Some(report(name).digest),
@@ -308,7 +308,7 @@ fn publishing_again_keeps_the_first_and_drops_the_staged() {
     assert_eq!(fs::metadata(again[1].tree_path()).unwrap().ino(), inode);
     assert_eq!(again[1].record(), first.record());
     assert_eq!(fs::read_to_string(again[0].tree_path().join("file")).unwrap(), "b");
-    assert_eq!(fs::read_to_string(again[0].journal_path()).unwrap(), "journal");
+    assert_eq!(fs::read_to_string(again[0].meta_path().join("entries")).unwrap(), "journal");
     assert_eq!(entries(&store.dir("staging")), [] as [&str; 0]);
     assert_eq!(store.layers().unwrap().len(), 2);
     no_problems(&store);

@@ -103,12 +103,24 @@ pub enum Error {
         gnu: Vec<u8>,
     },
     /// A hard link whose PAX header gives it a size (L10): readers disagree whether data follows.
-    #[error("hard link with a PAX size of {found}, expected none or 0")]
-    LinkWithSize {
+    #[error("entry of type \"{}\" with a PAX size of {found}, expected none or 0", escape(&[*.typeflag]))]
+    SizeWithoutData {
         /// Where.
         at: Place,
+        /// The type flag.
+        typeflag: u8,
         /// The size, in bytes.
         found: u64,
+    },
+    /// A prefix under a magic that is neither POSIX's nor GNU's (T29): readers disagree whether it belongs to the name.
+    #[error("prefix \"{}\" under the magic \"{}\" is ambiguous", escape(.prefix), escape(.magic))]
+    AmbiguousPrefix {
+        /// Where.
+        at: Place,
+        /// Magic and version.
+        magic: Vec<u8>,
+        /// The prefix.
+        prefix: Vec<u8>,
     },
     /// A PAX record breaks its syntax (T19).
     #[error("malformed PAX record: {problem}")]
@@ -170,6 +182,20 @@ pub enum Error {
         /// The longest accepted, in bytes.
         max: usize,
     },
+    /// An xattr that Linux can store nowhere: a name over 255 bytes or a value over 65,536 (M21).
+    #[error("{part} of xattr \"{}\" has {found} bytes, Linux stores at most {max}", escape(.name))]
+    XattrTooLarge {
+        /// Where the record begins.
+        at: Place,
+        /// `name` or `value`.
+        part: &'static str,
+        /// The name's first bytes.
+        name: Vec<u8>,
+        /// Length of that part in bytes.
+        found: usize,
+        /// The longest that Linux stores, in bytes.
+        max: usize,
+    },
     /// Too much of something; the only variant of kind `Limit` (B2 to B6).
     #[error("{}: {}, the limit is {limit}", .which.bounds(), Number(*.found))]
     Limit {
@@ -206,13 +232,15 @@ impl Error {
             | Error::Dangling { at, .. }
             | Error::SecondPaxHeader { at, .. }
             | Error::AmbiguousName { at, .. }
-            | Error::LinkWithSize { at, .. }
+            | Error::SizeWithoutData { at, .. }
+            | Error::AmbiguousPrefix { at, .. }
             | Error::PaxRecord { at, .. }
             | Error::PaxValue { at, .. }
             | Error::PaxNul { at, .. }
             | Error::SparseCarrier { at, .. }
             | Error::SparseMap { at, .. }
             | Error::SymlinkTarget { at, .. }
+            | Error::XattrTooLarge { at, .. }
             | Error::Limit { at, .. } => at,
         }
     }
@@ -233,11 +261,14 @@ impl Error {
             Error::Dangling { .. } | Error::SparseCarrier { .. } => "T30",
             Error::SecondPaxHeader { .. } => "T17",
             Error::AmbiguousName { .. } => "T16",
-            Error::LinkWithSize { .. } => "L10",
+            Error::SizeWithoutData { typeflag: b'1', .. } => "L10",
+            Error::SizeWithoutData { .. } => "T15",
+            Error::AmbiguousPrefix { .. } => "T29",
             Error::PaxRecord { .. } | Error::PaxValue { .. } => "T19",
             Error::PaxNul { .. } => "T20",
             Error::SparseMap { .. } => "T26",
             Error::SymlinkTarget { .. } => "S1",
+            Error::XattrTooLarge { .. } => "M21",
             Error::Limit { .. } => "B3",
         }
     }

@@ -422,6 +422,11 @@ impl Parser {
             }
             return self.pax_sparse(entry, sparse, size, place);
         }
+        // A size in the header itself is customary and means nothing (L10, T27); one from PAX is there to be believed, and
+        // bsdtar does for all of these types.
+        if pax.size.is_some() && size != 0 && matches!(typeflag, b'1'..=b'6') {
+            return Err(Error::SizeWithoutData { at: place, typeflag, found: size });
+        }
         match typeflag {
             // Old archives mark directories by a trailing slash only (T9). Without data both types agree; with a size,
             // type NUL stays a directory without data, as Go and libarchive have it, and type 0 a file.
@@ -439,10 +444,6 @@ impl Parser {
                 self.deliver(entry)
             }
             b'1' => {
-                // A size in the header itself is customary and means nothing (L10).
-                if pax.size.is_some() && size != 0 {
-                    return Err(Error::LinkWithSize { at: place, found: size });
-                }
                 let target = link();
                 if header_size != 0 {
                     self.note("link-size", &place, &format!("the header states {header_size} bytes"));

@@ -18,6 +18,10 @@ const NOT_APPLIED: [&[u8]; 4] = [b"RHT.security.selinux", b"SCHILY.acl.", b"SCHI
 /// Names of keys that a message lists at most.
 const MAX_LISTED_KEYS: usize = 8;
 
+/// What Linux stores of an xattr at most, in bytes: `XATTR_NAME_MAX` and `XATTR_SIZE_MAX` (M21).
+const MAX_XATTR_NAME: usize = 255;
+const MAX_XATTR_VALUE: usize = 65_536;
+
 /// Bytes of a key or value that an error keeps.
 const MAX_EXCERPT: usize = 128;
 
@@ -158,6 +162,7 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
             b"atime" => pax.atime = time()?,
             key => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    storable(name, record.value, at)?;
                     xattrs.add(name.to_vec(), record.value.to_vec(), Carrier::Schily);
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     let name = url_decode(name);
@@ -165,6 +170,7 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
                         return Err(nul());
                     }
                     let value = base64_decode(record.value).ok_or_else(|| bad("base64"))?;
+                    storable(&name, &value, at)?;
                     xattrs.add(name, value, Carrier::Libarchive);
                 } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
                     let sparse = pax.sparse.get_or_insert_default();
@@ -198,6 +204,16 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
     }
     pax.xattrs = xattrs.list.into_iter().map(|(name, value, _)| (name, value)).collect();
     Ok(pax)
+}
+
+/// Refuses an xattr that no file system of Linux could hold, whatever becomes of it (M21).
+fn storable(name: &[u8], value: &[u8], at: impl FnOnce() -> Place) -> Result<(), Error> {
+    for (part, found, max) in [("name", name.len(), MAX_XATTR_NAME), ("value", value.len(), MAX_XATTR_VALUE)] {
+        if found > max {
+            return Err(Error::XattrTooLarge { at: at(), part, name: excerpt(name), found, max });
+        }
+    }
+    Ok(())
 }
 
 /// Which key family an xattr came with; the later one in this order wins (R-17).

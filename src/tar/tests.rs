@@ -596,7 +596,7 @@ fn l10_a_hard_link_has_no_data_and_a_pax_size_on_it_is_refused() {
         let entries = good(&[link.size(5).done(), H::file("b").done()]);
         assert_eq!(paths(&entries), ["h", "b"]);
     }
-    assert_refused!(&[pax(&[("size", "5")]), link.clone().with(b"12345")], Error::LinkWithSize { found: 5, .. });
+    assert_refused!(&[pax(&[("size", "5")]), link.clone().with(b"12345")], Error::SizeWithoutData { found: 5, .. });
     assert_eq!(good(&[pax(&[("size", "0")]), link.size(5).done(), H::file("b").done()]).len(), 2);
 }
 

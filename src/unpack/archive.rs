@@ -11,8 +11,8 @@ use crate::image::{ArchiveStream, Collected, Member};
 use crate::store::{Claim, Staging};
 use crate::stream::{Expected, StreamReport};
 
-use super::layer::{Bench, Laid};
-use super::pull::{Pull, Pulled};
+use super::layer::{Bench, Laid, Place};
+use super::pull::{Pull, Pulled, place_of};
 use super::{Event, Events};
 
 /// Bytes handed over at a time, and how many pieces may wait: 1 MiB in all.
@@ -46,16 +46,15 @@ pub(crate) fn judge(raw: Option<Digest>, error: Error, expected: &Expected) -> E
     }
 }
 
-/// Unpacks the layer-like members of `stream`; `place` makes a place for each and says where its three parts go.
+/// Unpacks the layer-like members of `stream`; `make` makes room for each and `place` says where its parts are.
 pub(super) fn read_stream<P: Sync>(
     bench: &Bench<'_>,
     stream: ArchiveStream,
-    place: &dyn Fn(usize) -> Result<P>,
-    paths: &(dyn Fn(&P) -> [std::path::PathBuf; 3] + Sync),
+    make: &dyn Fn(usize) -> Result<P>,
+    place: &(dyn Fn(&P) -> Place + Sync),
 ) -> Result<Collected<Passed<(P, Laid)>>> {
-    each_layer(stream, &bench.options.cancel, place, &|at, here, expected, blob| {
-        let [tree, stash, journal] = paths(here);
-        bench.lay(at, blob, expected, &tree, &stash, &journal)
+    each_layer(stream, &bench.options.cancel, make, &|at, here, expected, blob| {
+        bench.lay(at, blob, expected, &place(here))
     })
 }
 
@@ -142,9 +141,7 @@ pub(crate) fn check(report: &StreamReport, expected: &Expected) -> Result<()> {
 }
 
 pub(super) fn pull_stream(pull: Pull<'_>, stream: ArchiveStream) -> Result<Pulled> {
-    let place = |_| pull.store.stage();
-    let paths = |s: &Staging| [s.tree_path().to_path_buf(), s.stash_path(), s.journal_path()];
-    let collected = read_stream(&pull.bench, stream, &place, &paths)?;
+    let collected = read_stream(&pull.bench, stream, &|_| pull.store.stage(), &place_of)?;
     warn_unused(&collected, pull.bench.events);
     let expected: Vec<Expected> = (0..collected.image.layers.len()).map(|at| expected_of(&collected, at)).collect();
     let Collected { image, layers, tokens } = collected;

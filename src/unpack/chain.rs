@@ -1,7 +1,6 @@
 //! Layers of a store stacked into a chain, with the fix-ups that they need.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::apply::{LayerFacts, RootMeta, Warning};
@@ -11,14 +10,15 @@ use crate::fixup::{FixupFacts, FixupInput, make_fixup};
 use crate::merge::{ChainView, Layer, Marks};
 use crate::mount::{Attached, MountPlan, Upper};
 use crate::policy::{Limits, RootEntry, TreeOptions, WhiteoutForm};
-use crate::root::{Dir, Meta, NodeMeta};
+use crate::root::{Dir, Meta, NodeMeta, Resolver};
 use crate::store::{
     Base, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
     SnapshotLock, SnapshotRecord, Store,
 };
 use crate::tar::Timestamp;
 
-use super::{Event, Events};
+use super::layer::Place;
+use super::{Event, Events, resolving};
 
 /// A stack of published layers: what a rootfs is mounted from. While it is held, nothing of it is collected.
 #[derive(Debug)]
@@ -53,16 +53,9 @@ pub(super) fn marks(flavour: Flavour) -> Marks {
     Marks { flavour: flavour.xattr, form: flavour.whiteouts }
 }
 
-/// What a fix-up needs of one layer.
-pub(super) struct LayerPlace<'a> {
-    pub tree: Dir,
-    pub stash: &'a Path,
-    pub journal: &'a Path,
-}
-
 /// Computes one fix-up into the empty directory `target`.
 pub(super) fn fix(
-    layer: &LayerPlace<'_>,
+    layer: &Place,
     lower: ChainView,
     flavour: Flavour,
     options: &TreeOptions,
@@ -70,14 +63,13 @@ pub(super) fn fix(
     target: &Dir,
     warn: &mut dyn FnMut(Warning),
 ) -> Result<FixupFacts> {
-    let open = || File::open(layer.journal).map_err(|e| Error::io(format!("open {}", layer.journal.display()), e));
     // A layer without a stash never needs one; any directory serves.
-    let stash = if layer.stash.is_dir() { Dir::open(layer.stash)? } else { layer.tree.clone() };
+    let stash = layer.stash()?.unwrap_or_else(|| layer.tree.clone());
     let input = FixupInput {
         lower,
         layer: layer.tree.clone(),
         stash,
-        journal: &open,
+        journal: &|| layer.journal(),
         marks: marks(flavour),
         ownership: flavour.ownership,
         lower_symlinks: options.lower_symlinks,
@@ -118,8 +110,10 @@ impl Chain {
         layers: Vec<LayerRef>,
         options: &TreeOptions,
         limits: &Limits,
+        resolver: Option<Resolver>,
         events: Events<'_>,
     ) -> Result<Chain> {
+        let open = |path: &Path| Ok::<_, Error>(resolving(Dir::open(path)?, resolver));
         let diff_ids: Vec<_> = layers.iter().map(LayerRef::diff_id).collect();
         let chain_ids = ChainId::of_layers(&diff_ids);
         let mut stack: Vec<Stacked> = Vec::new();
@@ -138,16 +132,16 @@ impl Chain {
                 let key = FixupKey { chain_id: *chain_id, options: *options };
                 fixup = Some(match store.fixup(&key)? {
                     Some(found) => found,
-                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, limits, events)?,
+                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, limits, &open, events)?,
                 });
             }
             let lower = Lower::Layer(layer.id());
             // One directory may not be stacked twice; the topmost occurrence says all that the lower one does.
             stack.retain(|s| s.lower != lower);
             let path = layer.tree_path().to_path_buf();
-            stack.push(Stacked { lower, dir: Dir::open(&path)?, path });
+            stack.push(Stacked { lower, dir: open(&path)?, path });
             if let Some((id, path)) = fixup.as_ref().and_then(|f| Some((f.id(), f.tree_path()?.to_path_buf()))) {
-                stack.push(Stacked { lower: Lower::Fixup(id), dir: Dir::open(&path)?, path });
+                stack.push(Stacked { lower: Lower::Fixup(id), dir: open(&path)?, path });
             }
         }
         Ok(Chain {
@@ -226,15 +220,15 @@ fn make(
     root: Option<&RootMeta>,
     options: &TreeOptions,
     limits: &Limits,
+    open: &dyn Fn(&Path) -> Result<Dir>,
     events: Events<'_>,
 ) -> Result<FixupRef> {
     let flavour = store.flavour();
     let staging = store.stage()?;
     let view =
         ChainView::new(stack.iter().rev().map(|s| Layer { dir: s.dir.clone(), marks: Some(marks(flavour)) }).collect());
-    let (stash, journal) = (layer.stash_path(), layer.journal_path());
-    let place = LayerPlace { tree: Dir::open(layer.tree_path())?, stash: &stash, journal: &journal };
-    let target = Dir::open(staging.tree_path())?;
+    let place = Place { tree: open(layer.tree_path())?, meta: open(layer.meta_path())? };
+    let target = staging.tree().clone().with_resolver(place.tree.resolver());
     let name = layer.diff_id().to_string();
     let mut warn = |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
     let mut facts = fix(&place, view, flavour, options, limits, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
@@ -322,5 +316,5 @@ pub(super) fn of_record(store: &Store, pin: Pin, record: &ImageRecord, events: E
     }
     // Whoever pulled the image had limits, and its layers are within them.
     let limits = Limits { max_layer_memory: u64::MAX, max_depth: usize::MAX, ..Limits::default() };
-    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, &limits, events)
+    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, &limits, None, events)
 }

@@ -1,19 +1,18 @@
 //! One blob into one place: stream, apply, prove.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::apply::{ApplyOptions, LayerFacts, PlanOptions, Target, Warning, apply_layer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::XattrFlavour;
-use crate::root::Dir;
+use crate::root::{Dir, Resolver};
 use crate::store::Flavour;
 use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory};
 
-use super::{Event, Events, Options};
+use super::{Event, Events, Options, resolving};
 
 /// What every layer of one run has in common.
 pub(super) struct Bench<'a> {
@@ -25,6 +24,37 @@ pub(super) struct Bench<'a> {
     /// Memory for the zstd windows of all layers together.
     pub windows: WindowMemory,
 }
+
+/// Where one layer goes.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// An empty directory that becomes the layer's.
+    pub tree: Dir,
+    /// A directory on the same file system for the journal and for content that later fix-ups may need.
+    pub meta: Dir,
+}
+
+impl Place {
+    pub(super) fn resolving(self, resolver: Option<Resolver>) -> Place {
+        Place { tree: resolving(self.tree, resolver), meta: resolving(self.meta, resolver) }
+    }
+
+    /// Returns the directory with what later fix-ups may need; `None` where a finished layer left nothing there.
+    pub(super) fn stash(&self) -> Result<Option<Dir>> {
+        Ok(match self.meta.stat(STASH)? {
+            Some(_) => Some(self.meta.open_child(STASH)?),
+            None => None,
+        })
+    }
+
+    /// Opens the journal for reading.
+    pub(super) fn journal(&self) -> Result<File> {
+        Ok(self.meta.open_file(JOURNAL)?.into())
+    }
+}
+
+pub(super) const STASH: &[u8] = b"stash";
+pub(super) const JOURNAL: &[u8] = b"entries";
 
 /// A layer that was applied and proved.
 pub(super) struct Laid {
@@ -39,39 +69,34 @@ impl<'a> Bench<'a> {
         Bench { options, flavour, events, stop: AtomicBool::new(false), windows }
     }
 
-    /// Unpacks `blob` into the empty directory `tree`; content for later fix-ups goes to `stash`, the journal to `journal`,
-    /// neither of which exists yet.
+    /// Unpacks `blob` into `place`, which nothing was unpacked into before.
     pub(super) fn lay(
         &self,
         index: usize,
         blob: Box<dyn Read + Send>,
         expected: Expected,
-        tree: &Path,
-        stash: &Path,
-        journal: &Path,
+        place: &Place,
     ) -> Result<Laid> {
         let name = layer_name(&expected);
-        let result = self.lay_inner(index, blob, expected, tree, stash, journal, name.clone());
-        result.map_err(|e| match name {
+        self.lay_inner(index, blob, expected, place, name.clone()).map_err(|e| match name {
             Some(name) => e.with_layer(name),
             None => e.with_layer(format!("number {}", index + 1)),
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "three places and a blob")]
     fn lay_inner(
         &self,
         index: usize,
         blob: Box<dyn Read + Send>,
         expected: Expected,
-        tree: &Path,
-        stash: &Path,
-        journal: &Path,
+        place: &Place,
         name: Option<String>,
     ) -> Result<Laid> {
         let started = Instant::now();
-        std::fs::create_dir(stash).map_err(|e| Error::io(format!("create {}", stash.display()), e))?;
-        let target = Target { tree: Dir::open(tree)?, stash: Dir::open(stash)?, journal: new_file(journal)? };
+        let place = place.clone().resolving(self.options.resolver);
+        let stash = place.meta.new_dir(STASH, 0o700)?;
+        let journal = place.meta.new_file(JOURNAL)?.into();
+        let target = Target { tree: place.tree, stash, journal };
         let mut stream = LayerStream::open(
             blob,
             StreamOptions {
@@ -107,7 +132,7 @@ impl<'a> Bench<'a> {
         };
         let report = stream.finish()?;
         // An empty stash is nothing to keep.
-        let _ = std::fs::remove_dir(stash);
+        let _ = place.meta.remove_dir(STASH);
         Ok(Laid { facts: applied.facts, report, seconds: started.elapsed().as_secs_f64() })
     }
 }
@@ -139,13 +164,4 @@ pub(crate) fn layer_name(expected: &Expected) -> Option<String> {
         (Some(diff_id), None) => Some(diff_id.to_string()),
         (None, None) => None,
     }
-}
-
-fn new_file(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(|e| Error::io(format!("create {}", path.display()), e))
 }

@@ -52,6 +52,8 @@ pub struct Options {
     pub userxattr: bool,
     /// Keep `security.selinux`.
     pub selinux_keep: bool,
+    /// Device nodes cannot be made, as in a user namespace (R2).
+    pub skip_devices: bool,
 }
 
 /// A root file system made of the layers applied so far, bottom first.

@@ -203,6 +203,23 @@ pub(super) fn cases() -> Vec<Case> {
             ]],
             vec![("a", d()), ("b", f("last"))],
         ),
+        case(
+            "x09_spellings_of_one_name_are_one_name",
+            &["X9", "D6"],
+            vec![
+                vec![file("a", "0"), dir("d/"), file("d/x", "0"), file("d/y", "0")],
+                vec![
+                    file("./a", "1"),
+                    file("/a", "2"),
+                    file("d//x", "3"),
+                    file("d/./e/../x", "4"),
+                    file("./d/.wh.y", ""),
+                ],
+            ],
+            vec![("a", f("2").alone()), ("d", d()), ("d/x", f("4"))],
+        ),
+        refused("x09_strict_sees_one_name_in_two_spellings", &["X9", "D6"], vec![vec![dir("d/"), dir("./d//")]])
+            .strict(),
         refused("d06_strict_refuses_duplicates", &["D6", "R-6"], vec![vec![file("a", "1"), file("./a", "22")]])
             .strict(),
         case(

@@ -240,7 +240,7 @@ fn kind_of_io(err: &std::io::Error) -> ErrorKind {
     match err.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
         Some(libc::EPERM | libc::EACCES) => ErrorKind::NotPermitted,
-        // EFBIG: larger than the file system can address, however empty it is (B9).
+        // A file too large (EFBIG) is one that this file system cannot hold, however empty it is.
         Some(libc::EROFS | libc::ENOSYS | libc::EOPNOTSUPP | libc::EFBIG) => ErrorKind::Unsupported,
         Some(libc::EBUSY | libc::ETXTBSY) => ErrorKind::Busy,
         Some(libc::ENOENT) => ErrorKind::NotFound,

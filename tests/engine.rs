@@ -193,48 +193,6 @@ fn n02_five_hundred_layers_and_more() {
     }
 }
 
-/// O7: a store inside an overlay, as in a container without a volume. Whiteouts take the form of xattrs there; what
-/// cannot work, an upper, says why.
-#[test]
-fn o07_a_store_on_overlayfs_gives_views_and_says_why_it_gives_no_more() {
-    if !root_or_skip("o07_a_store_on_overlayfs_gives_views_and_says_why_it_gives_no_more") {
-        return;
-    }
-    let lab = Lab::new();
-    let (outer_store, outer) = (lab.path().join("outer"), lab.path().join("m"));
-    std::fs::create_dir(&outer).unwrap();
-    std::fs::write(lab.path().join("empty.tar"), layer(&[dir("x/")])).unwrap();
-    let empty: Reference = format!("layer:{}", lab.path().join("empty.tar").display()).parse().unwrap();
-    let store = unpack::open_store(&outer_store, false).unwrap();
-    let pulled = unpack::pull(&empty, &store, &quick(), &|_| {}).unwrap();
-    let snapshot = pulled.chain.snapshot("outer").unwrap();
-    let mounted = snapshot.mount(&outer).unwrap();
-
-    let mut layers = some_layers();
-    layers.push(vec![whiteout("usr/lib", "y"), dir("lone/"), whiteout("lone", "nothing"), whiteout("etc", "c")]);
-    let model = Model::of_image(Default::default(), &layers).unwrap().tree();
-    let inner_image = lab.path().join("i");
-    OciLayout::new(&inner_image).unwrap().add(&ImageSpec::new(tars(&layers)).tag("t")).unwrap();
-    let reference: Reference = format!("oci:{}:t", inner_image.display()).parse().unwrap();
-    let flat = outer.join("flat");
-    unpack::unpack(&reference, &flat, None, &quick(), &|_| {}).unwrap();
-    assert_same("flat on overlayfs", &lab.comparable(model.clone()), &lab.comparable(lab.describe(&flat)));
-    let inner = unpack::open_store(&outer.join("store"), false).unwrap();
-    assert_eq!(inner.flavour().whiteouts, unply::policy::WhiteoutForm::Xattr);
-    let pulled = unpack::pull(&reference, &inner, &quick(), &|_| {}).unwrap();
-    let target = outer.join("view");
-    std::fs::create_dir(&target).unwrap();
-    let view = pulled.chain.view().attach(&target).unwrap();
-    assert_same("a view above overlayfs", &lab.comparable(model), &lab.comparable(lab.describe(&target)));
-    view.detach().unwrap();
-    let writable = pulled.chain.snapshot("inner").unwrap();
-    let e = writable.mount(&target).unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}");
-    assert!(e.hint().unwrap().contains("is on overlayfs"), "{e}");
-    drop((writable, pulled, inner));
-    mounted.detach().unwrap();
-}
-
 #[test]
 fn odd_places_work() {
     if !root_or_skip("odd_places_work") {

@@ -77,8 +77,11 @@ fn w24_layers_in_every_order_and_by_any_number_of_threads_are_the_same() {
     let layers = entangled();
     let model = lab.comparable(Model::of_image(lab.options(Default::default()), &layers).unwrap().tree());
     let whole = image(&lab.path().join("whole"), &layers);
-    let singles: Vec<Reference> =
-        layers.iter().enumerate().map(|(n, l)| image(&lab.path().join(format!("single{n}")), &[l.clone()])).collect();
+    let singles: Vec<Reference> = layers
+        .iter()
+        .enumerate()
+        .map(|(n, l)| image(&lab.path().join(format!("single{n}")), std::slice::from_ref(l)))
+        .collect();
     let mut first: Option<(BTreeMap<String, Tree>, Vec<Tree>)> = None;
     let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     for (n, (order, jobs)) in orders.iter().flat_map(|o| [1, 3].map(|jobs| (o, jobs))).enumerate() {
@@ -429,6 +432,10 @@ fn d08_read_only_directories_as_an_unprivileged_user() {
         vec![dir("r/s/").mode(0o500), whiteout("r/s", "h"), opaque("r/t"), file("r/t/n", "")],
     ];
     if std::env::var_os("UNPLY_IN_USERNS").is_none() {
+        if unply::sys::in_user_namespace() {
+            println!("SKIP: {test}: another user can be had in the first user namespace only");
+            return;
+        }
         // Under this uid nothing but the namespace's own root gives any right.
         let place = tempfile::Builder::new().prefix("unply-d08-").tempdir_in("/dev/shm").unwrap();
         std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -448,10 +455,9 @@ fn d08_read_only_directories_as_an_unprivileged_user() {
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
         return;
     }
-    let outside = std::fs::read_to_string("/proc/self/uid_map").unwrap();
-    if !outside.split_whitespace().nth(1).is_some_and(|id| id == "1000") {
-        return;
-    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    let outside = map.split_whitespace().nth(1);
+    assert_eq!(outside, Some("1000"), "not the user that the test is about");
     let lab = Lab::new();
     let wrong = check_every_way(&lab, "d08", &layers, Default::default());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -611,7 +617,7 @@ fn s14_mounts_are_not_crossed() {
     top.open_below(b"a/b").unwrap();
     rustix::mount::mount("none", &inside, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
     let e = top.open_below(b"a/b").unwrap_err();
-    assert!(e.to_string().contains("openat2") && e.to_string().contains("cross-device"), "{e}");
+    assert!(e.to_string().contains("cross-device"), "{e}");
     std::os::unix::fs::symlink("/proc/self/fd", lab.path().join("magic")).unwrap();
     assert!(top.open_below(b"magic").is_err());
     assert!(top.open_below(b"magic/0").is_err());

@@ -44,10 +44,10 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
-    /// The first entry that was squashed.
-    first_squashed: Vec<u8>,
     /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
     pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
+    /// The first entry that was squashed.
+    first_squashed: Vec<u8>,
     /// Files with as many names as the file system allows: where the copy is that takes the next ones (L12).
     pub(super) overflow: HashMap<(u64, u64), LiteralPath>,
     /// Names so far, with `strict` only.
@@ -73,8 +73,8 @@ impl<'o> Layer<'o> {
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
-            first_squashed: Vec::new(),
             refused_xattrs: Vec::new(),
+            first_squashed: Vec::new(),
             overflow: HashMap::new(),
             seen: HashSet::new(),
         })
@@ -331,7 +331,7 @@ impl<'o> Layer<'o> {
             self.facts.inodes += 1;
         }
         let id = self.dirs.add(parent, name, true, meta.clone())?;
-        // What stood here was no directory: it had replaced what a lower layer has of that name (D6).
+        // What it replaced had removed a lower directory with everything below it.
         self.dirs.info_mut(id).opaque = replaces;
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! directory on disk, and whoever asks is told what depends on the layers below.
 //!
 //! The rules are those of a fix-up, because it is the same replay. Memory: a few hundred bytes for each name and each
-//! inode of the chain; a limit on their number bounds it.
+//! inode of the chain; [`crate::policy::Limit::LayerMemory`] bounds it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::Read;
@@ -78,23 +78,22 @@ pub(crate) type See<'a> = &'a mut dyn FnMut(Sight<'_>);
 /// The names of the layers so far.
 pub(crate) struct NameChain {
     replay: Replay,
-    max_nodes: u64,
 }
 
 /// How a directory would mark things; nothing is marked here.
 const MARKS: Marks = Marks { flavour: XattrFlavour::Trusted, form: WhiteoutForm::CharDevice };
 
 impl NameChain {
-    /// Starts with an empty root; the limit of entries bounds the inodes and directories ever made.
+    /// Starts with an empty root; the limit on a layer's memory holds for all layers together.
     pub(crate) fn new(lower_symlinks: LowerSymlinks, limits: &Limits) -> NameChain {
         let nothing = ChainView::new(Vec::new());
-        NameChain { replay: Replay::new(&nothing, lower_symlinks, MARKS, limits), max_nodes: limits.max_entries }
+        NameChain { replay: Replay::new(&nothing, lower_symlinks, MARKS, limits) }
     }
 
     /// Replays one more layer, whose journal `open` opens anew; tells `see`.
     ///
     /// # Errors
-    /// `Limit` for more nodes than allowed; a journal that is damaged.
+    /// `Limit` for too much memory; a journal that is damaged.
     pub(crate) fn layer<R: Read>(&mut self, open: &dyn Fn() -> Result<Reader<R>>, see: See<'_>) -> Result<()> {
         let first_own = self.replay.tree.dirs.len();
         let mut watch =
@@ -114,14 +113,12 @@ impl NameChain {
             if let Err(e) = self.replay.entry(record, &mut watch) {
                 refused(e, &path, &mut watch)?;
             }
-            self.check_nodes()?;
         }
         for late in self.replay.put_off() {
             watch.next_entry(false);
             if let Err(e) = self.replay.late_link(&late, &mut watch) {
                 refused(e, &late.path, &mut watch)?;
             }
-            self.check_nodes()?;
         }
         let Watcher { passed, see, .. } = watch;
         for dir in passed {
@@ -132,15 +129,6 @@ impl NameChain {
             }
         }
         self.replay.tree.next_layer();
-        Ok(())
-    }
-
-    fn check_nodes(&self) -> Result<()> {
-        let nodes = (self.replay.tree.dirs.len() as u64).saturating_add(self.replay.tree.inodes.len() as u64);
-        if nodes > self.max_nodes {
-            let message = format!("the layers make more than {} nodes in all (--max-entries)", self.max_nodes);
-            return Err(Error::new(ErrorKind::Limit, message));
-        }
         Ok(())
     }
 }

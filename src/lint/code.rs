@@ -225,9 +225,9 @@ codes! {
     SelinuxLabel, "selinux-label", Ambiguous, "M15 R-11",
         "dropped; --selinux keep sets it",
         "umoci, podman: dropped; containerd, Docker: set";
-    OddCapability, "odd-capability", Nonconforming, "M16",
-        "set as it is",
-        "tied to a user namespace, or not a capability: the kernel may refuse or ignore it";
+    ForeignCapability, "foreign-capability", Ambiguous, "M16",
+        "dropped: it is of a user namespace of the machine that built the image",
+        "containerd, Docker, podman, umoci: set, and the kernel ignores it elsewhere";
     SecurityXattr, "security-xattr", Info, "M17",
         "set where permitted",
         "podman without root: failed on such images";
@@ -238,7 +238,7 @@ codes! {
         "dropped",
         "umoci: dropped; others set it where the file system takes it";
     LargeXattr, "large-xattr", Nonconforming, "M21",
-        "set where the file system holds it",
+        "set where the file system holds it; over 64 KiB the layer is refused",
         "the same; ext4 holds about 4 KiB a file, no file system more than 64 KiB a value";
     NoEndBlocks, "no-end-blocks", Info, "T1 T2",
         "accepted",

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::{Code, Findings};
 use crate::digest::Algorithm;
 use crate::image::{Image, LayerDescriptor};
+use crate::policy::{Limit, Limits};
 use crate::stream::StreamReport;
 use crate::unpack::Options;
 
@@ -69,19 +70,21 @@ pub(super) fn look_at_layer(
         findings.add(Code::UncommonDigest, b"", digest.to_string());
     }
     let limits = &options.limits;
-    near(entries, limits.max_entries, "entries (--max-entries)", b"", findings);
+    near(limits, Limit::Entries, entries, b"", findings);
     if let Some(report) = report {
         let (packed, unpacked) = (report.compressed_bytes, report.uncompressed_bytes);
-        near(unpacked, limits.max_layer_bytes, "bytes in the layer (--max-layer-bytes)", b"", findings);
+        near(limits, Limit::LayerBytes, unpacked, b"", findings);
         if unpacked > limits.ratio_floor {
-            near(unpacked / packed.max(1), limits.max_ratio, ": 1 decompressed (--max-ratio)", b"", findings);
+            near(limits, Limit::Ratio, unpacked / packed.max(1), b"", findings);
         }
     }
 }
 
 /// Notes what comes to four fifths of a limit or more.
-pub(super) fn near(found: u64, limit: u64, what: &str, path: &[u8], findings: &mut Findings) {
-    if found >= limit - limit / 5 {
-        findings.add(Code::NearLimit, path, format!("{found} {what}, the limit is {limit}"));
+pub(super) fn near(limits: &Limits, limit: Limit, found: u64, path: &[u8], findings: &mut Findings) {
+    let max = limits.get(limit);
+    if found >= max - max / 5 {
+        let (bounds, flag) = (limit.bounds(), limit.flag());
+        findings.add(Code::NearLimit, path, format!("{bounds}: {found}, the limit is {max} (--{flag})"));
     }
 }

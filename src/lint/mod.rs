@@ -10,8 +10,8 @@
 //! * Digests, sizes and diff_ids are verified on the way, as in an unpack.
 //! * A layer that is refused ends the look at how layers depend on each other, not the look at single layers.
 //! * Memory, beyond that of a stream: some 400 bytes for each entry of the layer at hand and for each name of the chain
-//!   below it, measured with 200,000 entries; of each code the first [`LISTED`] findings. `Limits::max_entries` bounds the
-//!   nodes of the chain; journals, which hold each name once, may take 1 GiB for one image.
+//!   below it, measured with 200,000 entries; of each code the first [`LISTED`] findings. `Limits::max_layer_memory` bounds
+//!   the journals, and apart from them the names of the chain, for all layers together.
 
 mod chain;
 mod code;
@@ -35,9 +35,6 @@ use scan::Scanned;
 
 /// Findings of one code that are kept; further ones are counted.
 pub const LISTED: u64 = 100;
-
-/// Bytes of names and metadata remembered for one image, or for all members of an archive that is read once.
-const MAX_REMEMBERED: u64 = 1 << 30;
 
 /// Bytes of a name or a text that a finding keeps.
 const MAX_TEXT: usize = 4096;

@@ -2,15 +2,15 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, Read};
+use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::apply::journal::{RecordRef, Writer};
 use crate::apply::plan::{AUFS_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX};
-use crate::apply::{Action, LiteralPath, Node, PlanOptions, Warning, each_entry, plan};
-use crate::error::{Error, ErrorKind, Result, escape, from_io};
+use crate::apply::{Action, LiteralPath, Node, PlanOptions, STARGZ_INDEX, Warning, each_entry, plan};
+use crate::error::{Error, ErrorKind, Result, escape};
 use crate::image;
-use crate::policy::{TreeOptions, XattrFlavour};
+use crate::policy::{Limit, TreeOptions, XattrFlavour};
 use crate::root::{Meta, NodeMeta};
 use crate::stream::{Codec, Framing, LayerStream, StreamOptions, StreamReport};
 use crate::tar::{Entry, EntryKind, Parser};
@@ -18,7 +18,7 @@ use crate::unpack::Options;
 use crate::unpack::archive::Passed;
 
 use super::image::near;
-use super::{Code, Expected, Findings, MAX_REMEMBERED, bad_layer};
+use super::{Code, Expected, Findings, bad_layer};
 
 /// An archive that was read once, each layer scanned as it went by.
 pub(super) type Collected = image::Collected<Passed<((), Scanned)>>;
@@ -88,12 +88,6 @@ impl Marks {
     pub(super) fn is_repeated(&self, path: &LiteralPath) -> bool {
         self.repeated.contains(path)
     }
-}
-
-/// Says that the names take too much memory.
-fn too_much() -> Error {
-    let message = format!("names and metadata of the layers take more than {MAX_REMEMBERED} bytes");
-    Error::new(ErrorKind::Limit, message).with_hint("such an image can be unpacked, but not looked at as a whole")
 }
 
 /// Reads a layer to its end; `spent` counts the bytes remembered of all layers.
@@ -219,34 +213,7 @@ impl Layer {
         if read? == 0 {
             self.findings.add(Code::EmptyLayer, b"", "the layer has no entries");
         }
-        self.settle_aufs()?;
-        self.after_the_end(stream)
-    }
-
-    /// Looks at what follows the end of the archive, up to the first byte that is not zero.
-    fn after_the_end(&mut self, stream: &mut LayerStream) -> Result<()> {
-        let mut offset = 0u64;
-        loop {
-            let bytes = stream.fill_buf().map_err(|e| from_io("read the layer", e))?;
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            if let Some(at) = bytes.iter().position(|b| *b != 0) {
-                let offset = offset.saturating_add(at as u64);
-                let what = format!("byte {offset} after the end of the archive is not zero");
-                let rest = bytes.get(at..).unwrap_or(&[]);
-                // The writer of eStargz that keeps a blob's own end puts its index behind it.
-                if rest.starts_with(STARGZ_INDEX) {
-                    self.last = STARGZ_INDEX.to_vec();
-                } else {
-                    self.findings.add(Code::DataAfterEnd, b"", what);
-                }
-                return Ok(());
-            }
-            let n = bytes.len();
-            offset = offset.saturating_add(n as u64);
-            stream.consume(n);
-        }
+        self.settle_aufs()
     }
 
     fn warnings(&mut self, warnings: Vec<Warning>) {
@@ -256,8 +223,10 @@ impl Layer {
             match code {
                 // Here the spelling is the point.
                 Code::NameClamped => self.findings.add(code, &path, detail),
+                // The writer of eStargz that keeps a blob's own end puts its index behind it.
+                Code::DataAfterEnd if path == STARGZ_INDEX => self.last = path,
                 // A name of the header, which no entry has.
-                Code::GlobalPaxHeader | Code::NoEndBlocks => self.findings.add(code, b"", detail),
+                Code::GlobalPaxHeader | Code::NoEndBlocks | Code::DataAfterEnd => self.findings.add(code, b"", detail),
                 _ => self.findings.add(code, shown(&LiteralPath::clean(&path).0), detail),
             }
         }
@@ -308,21 +277,8 @@ impl Layer {
         if std::str::from_utf8(raw).is_err() || raw.iter().any(|b| b.is_ascii_control()) {
             self.findings.add(Code::OddName, shown, "the name holds control characters or is not UTF-8");
         }
-        let limits = &self.plan.limits;
-        near(
-            raw.len() as u64,
-            limits.max_path_bytes as u64,
-            "bytes in the name (--max-path-bytes)",
-            shown,
-            &mut self.findings,
-        );
-        near(
-            path.depth() as u64,
-            limits.max_depth as u64,
-            "components in the name (--max-depth)",
-            shown,
-            &mut self.findings,
-        );
+        near(&self.plan.limits, Limit::PathBytes, raw.len() as u64, shown, &mut self.findings);
+        near(&self.plan.limits, Limit::Depth, path.depth() as u64, shown, &mut self.findings);
     }
 
     fn kind(&mut self, entry: &Entry, gnu_sparse: bool) {
@@ -332,8 +288,8 @@ impl Layer {
                 if !gnu_sparse {
                     self.findings.add(Code::SparseFile, path.as_bytes(), format!("{} regions", regions.len()));
                 }
-                let (found, limit) = (regions.len() as u64, self.plan.limits.max_sparse_regions as u64);
-                near(found, limit, "sparse regions (--max-sparse-regions)", path.as_bytes(), &mut self.findings);
+                let regions = regions.len() as u64;
+                near(&self.plan.limits, Limit::SparseRegions, regions, path.as_bytes(), &mut self.findings);
             }
             EntryKind::HardLink { target } => {
                 let spelt = format!("the target is \"{}\"", escape(target));
@@ -359,22 +315,16 @@ impl Layer {
             let spelt = escape(name);
             if name.starts_with(XattrFlavour::User.prefix().as_bytes()) {
                 self.findings.add(Code::UserOverlayXattr, path, format!("xattr {spelt}"));
-            } else if name == b"security.capability" {
-                if let Some(odd) = odd_capability(value) {
-                    self.findings.add(Code::OddCapability, path, odd);
-                }
-            } else if name.starts_with(b"security.") && name != b"security.selinux" {
+            } else if name.starts_with(b"security.")
+                && ![&b"security.selinux"[..], b"security.capability"].contains(&&name[..])
+            {
                 self.findings.add(Code::SecurityXattr, path, format!("xattr {spelt}"));
-            }
-            if value.len() > MAX_XATTR {
-                self.findings.add(Code::LargeXattr, path, format!("xattr {spelt} has {} bytes", value.len()));
             }
         }
         if bytes > EXT4_XATTRS {
             self.findings.add(Code::LargeXattr, path, format!("xattrs of {bytes} bytes in all"));
         }
-        let limit = self.plan.limits.max_xattr_bytes as u64;
-        near(bytes as u64, limit, "bytes of xattrs (--max-xattr-bytes)", path, &mut self.findings);
+        near(&self.plan.limits, Limit::XattrBytes, bytes as u64, path, &mut self.findings);
     }
 
     fn action(&mut self, action: Action, path: LiteralPath, mtime: crate::tar::Timestamp) -> Result<()> {
@@ -487,7 +437,8 @@ impl Layer {
 
     fn remember(&mut self, bytes: u64) -> Result<()> {
         self.remembered = self.remembered.saturating_add(bytes).saturating_add(32);
-        if self.remembered > MAX_REMEMBERED { Err(too_much()) } else { Ok(()) }
+        let max = self.plan.limits.max_layer_memory;
+        if self.remembered > max { Err(Limit::LayerMemory.exceeded(max, self.remembered)) } else { Ok(()) }
     }
 
     /// Ends the layer: how its markers and entries go together. Also returns the last entry's name.
@@ -569,30 +520,14 @@ impl Layer {
     }
 }
 
-/// The name of eStargz's index
-/// (<https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>).
-const STARGZ_INDEX: &[u8] = b"stargz.index.json";
 /// Bytes that the kernel takes in one path, without the final NUL.
 const PATH_MAX: usize = 4095;
 /// The last second that ext4 holds, in the year 2446.
 const MAX_EXT4_TIME: i64 = 15_032_385_535;
-/// `XATTR_SIZE_MAX` of Linux.
-const MAX_XATTR: usize = 65_536;
 /// What ext4 holds for one file with blocks of 4 KiB, about.
 const EXT4_XATTRS: usize = 4_000;
 
 /// Returns the name as findings show it.
 fn shown(path: &LiteralPath) -> &[u8] {
     if path.is_root() { b"/" } else { path.as_bytes() }
-}
-
-/// Says what is odd about a capability
-/// (<https://github.com/torvalds/linux/blob/master/include/uapi/linux/capability.h>, `vfs_ns_cap_data`).
-fn odd_capability(value: &[u8]) -> Option<String> {
-    let word = |at: usize| value.get(at..).and_then(<[u8]>::first_chunk::<4>).map(|b| u32::from_le_bytes(*b));
-    match (word(0)? >> 24, value.len()) {
-        (1, 12) | (2, 20) => None,
-        (3, 24) => word(20).filter(|root| *root != 0).map(|root| format!("security.capability is of the root {root}")),
-        (revision, length) => Some(format!("security.capability of revision {revision} has {length} bytes")),
-    }
 }

@@ -269,7 +269,13 @@ impl Error {
             Error::SparseMap { .. } => "T26",
             Error::SymlinkTarget { .. } => "S1",
             Error::XattrTooLarge { .. } => "M21",
-            Error::Limit { .. } => "B3",
+            Error::Limit { which, .. } => match which {
+                Limit::Entries => "B2",
+                Limit::ExtensionHeaders => "B4",
+                Limit::PathBytes | Limit::Depth => "B5",
+                Limit::SparseRegions => "B6",
+                _ => "B3",
+            },
         }
     }
 }

@@ -1030,7 +1030,7 @@ fn errors_carry_kind_entry_offset_and_values() {
     let err = refused(&[H::file("ok").done(), H::file("evil\n").base256(108, 8, 1 << 32).done()]);
     let err = crate::error::Error::from(err);
     assert_eq!(err.kind(), ErrorKind::Malformed);
-    assert_eq!(err.to_string(), "entry \"evil\\n\" at offset 512: uid is 4294967296, expected 0 to 4294967294");
+    assert_eq!(err.to_string(), "entry \"evil\\n\" at offset 512: uid is 4294967296, expected 0 to 4294967294 (M5)");
 }
 
 // ---- robustness ----
@@ -1221,7 +1221,8 @@ const TARS: &[(&str, Expect)] = {
         ("libarchive/test_read_format_tar_pax_negative_time.tar", Ok(1)),
         ("libarchive/test_read_format_tar_pax_sun_holesdata.tar", Ok(1)),
         ("libarchive/test_read_format_tar_pax_timestamps.tar", Err("PaxValue")),
-        ("libarchive/test_read_format_tar_timestamp_overflow.tar", Ok(1)),
+        // A size with NULs before its digits: Go reads 14, libarchive and Python read 0.
+        ("libarchive/test_read_format_tar_timestamp_overflow.tar", Err("NotANumber")),
         ("libarchive/test_read_format_ustar_filename_cp866.tar", Ok(2)),
         ("libarchive/test_read_format_ustar_filename_eucjp.tar", Ok(2)),
         ("libarchive/test_read_format_ustar_filename_koi8r.tar", Ok(2)),

@@ -103,6 +103,7 @@ pub(super) fn root_node(meta: &RootMeta) -> NodeMeta {
 
 impl Chain {
     /// Stacks the layers of an image that are all in the store, making the fix-ups that are missing within `limits`.
+    #[expect(clippy::too_many_arguments, reason = "a chain is all of these")]
     pub(super) fn build(
         store: &Store,
         pin: Pin,

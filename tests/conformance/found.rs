@@ -1,8 +1,8 @@
 //! Which tests guard a rule: found in the sources by their names, never listed by hand.
 //!
-//! Four kinds: images and archives of testkit (by their `rules`, and by name), test functions (every word of the name that
-//! is a rule in two digits, such as `fn z04_z11_…` or, in the escape catalogue, `s14_magic_link: |at| …`), and named
-//! entries of tables in `tests/`, such as `"t08_a_wrong_checksum"` in `tests/parsers.rs`.
+//! Four kinds: images and archives of testkit (by their `rules`, and by name), test functions (every word of the name that is a rule
+//! in two digits, such as `fn z04_z11_…` or, in the escape catalogue, `s14_magic_link: |at| …`), and named entries of
+//! tables in `tests/`, such as `"t08_a_wrong_checksum"` in `tests/parsers.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;

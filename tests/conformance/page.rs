@@ -52,7 +52,7 @@ difference anywhere, and this page cannot be written.
 ids. {inside_one} of the images can exist in the first and {inside} in the second; the others hold devices, owners outside the map or
 xattrs of `trusted.` and `security.`. The three ways and the model must agree there too.
 
-**What a cell says.** *Result* counts the images, the archives (layers as exact bytes, which `tests/archives.rs` brings the same three ways and compares with the model), the test functions named after the rule, which `cargo test --workspace` runs too, and the
+**What a cell says.** *Result* counts the images, the archives (layers as exact bytes, which `tests/archives.rs` brings the same ways and compares with the model), the test functions named after the rule, which `cargo test --workspace` runs too, and the
 entries of tables. For the tools: `same` means unply's result; otherwise what they do instead; `—` that
 nothing is recorded. `[m]` was measured with {tools}
 on Linux 6.18. `[s]` is by source: code, tests, change logs or issues, partly of other versions. podman stands for

@@ -53,8 +53,11 @@ impl At {
     }
 }
 
+/// Layers as tars, bottom first, and as entries where the model can say what they give.
+pub type Attempt = (Vec<Vec<u8>>, Option<Vec<Vec<EntrySpec>>>);
+
 /// Runs archives, one a layer, in every way; `spoken` is what they mean, or nothing where they must be refused.
-pub fn escape(name: &str, make: &dyn Fn(&At) -> (Vec<Vec<u8>>, Option<Vec<Vec<EntrySpec>>>)) {
+pub fn escape(name: &str, make: &dyn Fn(&At) -> Attempt) {
     if !root_or_skip(name) {
         return;
     }

@@ -177,6 +177,32 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("d", d().mode(0o755).no_xattrs()), ("d/x", f(""))],
         ),
         case(
+            "d06_file_then_directory_hides_the_lower_directory",
+            &["D6", "R-6"],
+            vec![
+                vec![dir("d/"), file("d/old", ""), dir("e/"), dir("e/s/"), file("e/s/old", "")],
+                vec![
+                    file("d", ""),
+                    dir("d/").mode(0o711),
+                    dir("e/s/"),
+                    file("e/s", ""),
+                    dir("e/s/"),
+                    file("e/s/new", ""),
+                ],
+            ],
+            vec![("d", d().mode(0o711)), ("e", d()), ("e/s", d()), ("e/s/new", f(""))],
+        ),
+        case(
+            "d06_symlink_or_link_then_directory_hides_the_lower_directory",
+            &["D6", "R-6", "S5"],
+            vec![
+                vec![dir("d/"), file("d/old", ""), dir("e/"), file("e/old", ""), dir("t/"), file("t/k", "")],
+                vec![symlink("d", "t"), dir("d/"), file("f", ""), hardlink("e", "f"), dir("e/")],
+                vec![dir("d/"), file("d/later", "")],
+            ],
+            vec![("d", d()), ("d/later", f("")), ("e", d()), ("f", f("").alone()), ("t", d()), ("t/k", f(""))],
+        ),
+        case(
             "d06_directory_after_a_file_hides_the_lower_directory",
             &["D6", "R-6"],
             vec![

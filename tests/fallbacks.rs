@@ -19,7 +19,7 @@ use seccompiler::{
 use testkit::cases::{self, Expect};
 use testkit::image::{ImageSpec, OciLayout};
 use testkit::model::Model;
-use testkit::{DescribeOptions, EntryKind, EntrySpec, Tree, compare, describe};
+use testkit::{EntryKind, EntrySpec, compare};
 use unply::error::ErrorKind;
 use unply::image::Reference;
 use unply::mount::Backend;
@@ -196,25 +196,21 @@ fn images(devices: bool) -> Vec<(String, Vec<Vec<EntrySpec>>, testkit::model::Op
     out
 }
 
-fn look(path: &Path) -> Tree {
-    describe(path, &DescribeOptions::default()).unwrap_or_else(|e| panic!("describe {}: {e}", path.display()))
-}
-
 /// The body: every image in every way, against the model.
 fn same_trees_everywhere(lab: &Lab, home: &Path, devices: bool) {
     let mut wrong = Vec::new();
     let store = home.join("store");
     for (name, layers, options) in images(devices) {
-        if !lab.can_hold(&layers) {
+        if !lab.can_hold_with(&layers, options) {
             continue;
         }
         let work = tempfile::tempdir_in(home).unwrap();
         let layout = work.path().join("image");
         OciLayout::new(&layout).unwrap().add(&ImageSpec::new(layers.iter().map(testkit::layer)).tag("t")).unwrap();
         let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
-        let expected = lab.comparable(Model::of_image(options, &layers).unwrap().tree());
+        let expected = lab.comparable(Model::of_image(lab.options(options), &layers).unwrap().tree());
         let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
-        match every_way_of(work.path(), &store, &reference, &options, &look) {
+        match every_way_of(work.path(), &store, &reference, &options, &|path| lab.describe(path)) {
             Err(e) => wrong.push(format!("{name}: {e}")),
             Ok(trees) => {
                 for (way, tree) in trees {
@@ -228,7 +224,7 @@ fn same_trees_everywhere(lab: &Lab, home: &Path, devices: bool) {
     let reference = Reference::Path(corpus().join("images/ggcr-mutate/whiteout_image.tar"));
     let work = tempfile::tempdir_in(home).unwrap();
     let options = Options { durable: false, ..Options::default() };
-    match every_way_of(work.path(), &store, &reference, &options, &look) {
+    match every_way_of(work.path(), &store, &reference, &options, &|path| lab.describe(path)) {
         Err(e) => wrong.push(format!("the real image: {e}")),
         Ok(trees) => {
             for (way, tree) in &trees[1..] {
@@ -304,7 +300,7 @@ fn o07_a_store_on_overlayfs() {
     assert_eq!(store.flavour().whiteouts, WhiteoutForm::Xattr);
     let mut wrong = Vec::new();
     for (name, layers, options) in images(true) {
-        if !lab.can_hold(&layers) {
+        if !lab.can_hold_with(&layers, options) {
             continue;
         }
         let work = tempfile::tempdir_in(&home).unwrap();
@@ -313,7 +309,7 @@ fn o07_a_store_on_overlayfs() {
             .add(&ImageSpec::new(layers.iter().map(testkit::layer)).tag("t"))
             .unwrap();
         let reference: Reference = format!("oci:{}:t", work.path().join("i").display()).parse().unwrap();
-        let expected = Model::of_image(options, &layers).unwrap().tree();
+        let expected = Model::of_image(lab.options(options), &layers).unwrap().tree();
         let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
         let flat = work.path().join("flat");
         unpack::unpack(&reference, &flat, None, &options, &|_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -322,7 +318,7 @@ fn o07_a_store_on_overlayfs() {
         std::fs::create_dir_all(&merged).unwrap();
         let view = pulled.chain.view().attach(&merged).unwrap_or_else(|e| panic!("{name}: {e}"));
         for (way, path) in [("flat", &flat), ("read-only", &merged)] {
-            let differences = compare(&expected, &look(path));
+            let differences = compare(&expected, &lab.describe(path));
             wrong.extend(differences.iter().take(6).map(|d| format!("{name} {way}: {d}")));
         }
         view.detach().unwrap();

@@ -201,7 +201,7 @@ fn same_trees_everywhere(lab: &Lab, home: &Path, devices: bool) {
     let mut wrong = Vec::new();
     let store = home.join("store");
     for (name, layers, options) in images(devices) {
-        if !lab.can_hold_with(&layers, options) {
+        if !lab.can_hold(&layers) {
             continue;
         }
         let work = tempfile::tempdir_in(home).unwrap();
@@ -210,7 +210,7 @@ fn same_trees_everywhere(lab: &Lab, home: &Path, devices: bool) {
         let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
         let expected = lab.comparable(Model::of_image(lab.options(options), &layers).unwrap().tree());
         let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
-        match every_way_of(work.path(), &store, &reference, &options, &|path| lab.describe(path)) {
+        match every_way_of(work.path(), &store, &reference, &options, &|p| lab.describe(p)) {
             Err(e) => wrong.push(format!("{name}: {e}")),
             Ok(trees) => {
                 for (way, tree) in trees {
@@ -224,7 +224,7 @@ fn same_trees_everywhere(lab: &Lab, home: &Path, devices: bool) {
     let reference = Reference::Path(corpus().join("images/ggcr-mutate/whiteout_image.tar"));
     let work = tempfile::tempdir_in(home).unwrap();
     let options = Options { durable: false, ..Options::default() };
-    match every_way_of(work.path(), &store, &reference, &options, &|path| lab.describe(path)) {
+    match every_way_of(work.path(), &store, &reference, &options, &|p| lab.describe(p)) {
         Err(e) => wrong.push(format!("the real image: {e}")),
         Ok(trees) => {
             for (way, tree) in &trees[1..] {
@@ -300,7 +300,7 @@ fn o07_a_store_on_overlayfs() {
     assert_eq!(store.flavour().whiteouts, WhiteoutForm::Xattr);
     let mut wrong = Vec::new();
     for (name, layers, options) in images(true) {
-        if !lab.can_hold_with(&layers, options) {
+        if !lab.can_hold(&layers) {
             continue;
         }
         let work = tempfile::tempdir_in(&home).unwrap();
@@ -309,7 +309,7 @@ fn o07_a_store_on_overlayfs() {
             .add(&ImageSpec::new(layers.iter().map(testkit::layer)).tag("t"))
             .unwrap();
         let reference: Reference = format!("oci:{}:t", work.path().join("i").display()).parse().unwrap();
-        let expected = Model::of_image(lab.options(options), &layers).unwrap().tree();
+        let expected = Model::of_image(options, &layers).unwrap().tree();
         let options = Options { tree: tree_options(options), durable: false, jobs: 2, ..Options::default() };
         let flat = work.path().join("flat");
         unpack::unpack(&reference, &flat, None, &options, &|_| {}).unwrap_or_else(|e| panic!("{name}: {e}"));

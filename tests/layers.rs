@@ -617,7 +617,7 @@ fn s14_mounts_are_not_crossed() {
     top.open_below(b"a/b").unwrap();
     rustix::mount::mount("none", &inside, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
     let e = top.open_below(b"a/b").unwrap_err();
-    assert!(e.to_string().contains("openat2") && e.to_string().contains("cross-device"), "{e}");
+    assert!(e.to_string().contains("cross-device"), "{e}");
     std::os::unix::fs::symlink("/proc/self/fd", lab.path().join("magic")).unwrap();
     assert!(top.open_below(b"magic").is_err());
     assert!(top.open_below(b"magic/0").is_err());

@@ -1,5 +1,6 @@
 //! After the last entry: whiteouts, opaque marks, and the metadata of directories.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 
 use rustix::io::Errno;
@@ -94,15 +95,19 @@ impl Layer<'_> {
     pub(super) fn finish(mut self, warn: &mut dyn FnMut(Warning)) -> Result<LayerFacts> {
         self.settle_aufs(warn)?;
         let stashed = self.stashed_any();
+        let mut unmade = std::mem::take(&mut self.unmade);
+        unmade.retain(|(parent, _)| !self.dirs.gone(*parent));
+        for (parent, name) in &unmade {
+            self.replaced(*parent, name);
+        }
         if self.opaques + self.whiteouts > 0 {
             self.marks()?;
         }
         let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
-        for (parent, name) in std::mem::take(&mut self.unmade) {
-            if !self.dirs.gone(parent) {
-                self.hide(parent, &name, &mut marker)?;
-            }
+        for (parent, name) in unmade {
+            self.hide(parent, &name, &mut marker)?;
         }
+        self.facts.inodes += marker.inodes;
         let live = self.dirs.live();
         let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(self.dirs.parent(*id));
         if stashed || self.facts.late_links > 0 || live.iter().any(implied) {
@@ -124,20 +129,25 @@ impl Layer<'_> {
         Ok(self.facts)
     }
 
-    /// Reads markers back from the journal: opaque ones first, since whiteouts below an opaque directory are not needed (W9).
+    /// Reads markers back from the journal: what makes a directory opaque first, since whiteouts below it are not needed
+    /// then (W9), in whatever order the archive had them.
     fn marks(&mut self) -> Result<()> {
         let mut file = self.journal.reopen()?;
-        if self.opaques > 0 {
-            file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
-            let mut reader = Reader::new(&mut file)?;
-            while let Some(record) = reader.read()? {
-                if let Record::Opaque { dir, .. } = record {
-                    self.opaque(&dir);
+        rewind(&mut file)?;
+        let mut reader = Reader::new(&mut file)?;
+        while let Some(record) = reader.read()? {
+            match record {
+                Record::Opaque { dir, .. } => self.opaque(&dir),
+                Record::Whiteout { parent, name } => {
+                    if let Some(id) = self.dirs.at(&parent) {
+                        self.replaced(id, &name);
+                    }
                 }
+                _ => {}
             }
         }
         if self.whiteouts > 0 {
-            file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("read the layer's journal", e))?;
+            rewind(&mut file)?;
             let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
             let mut reader = Reader::new(&mut file)?;
             while let Some(record) = reader.read()? {
@@ -148,6 +158,13 @@ impl Layer<'_> {
             self.facts.inodes += marker.inodes;
         }
         Ok(())
+    }
+
+    /// A hidden name where the layer has a directory: that replaces the lower one as a whole (W2, W4).
+    fn replaced(&mut self, parent: DirId, name: &[u8]) {
+        if let Some(child) = self.dirs.child(parent, name) {
+            self.dirs.info_mut(child).opaque = true;
+        }
     }
 
     fn opaque(&mut self, dir: &LiteralPath) {
@@ -170,14 +187,9 @@ impl Layer<'_> {
         self.hide(id, name, marker)
     }
 
-    /// Hides what lower layers have at `name`, whatever this layer has there.
+    /// Hides what lower layers have at `name`; a directory of this layer there was dealt with before.
     fn hide(&mut self, id: DirId, name: &[u8], marker: &mut Marker) -> Result<()> {
-        if let Some(child) = self.dirs.child(id, name) {
-            // The layer has a directory of that name: it replaces the lower one as a whole (W2, W4).
-            self.dirs.info_mut(child).opaque = true;
-            return Ok(());
-        }
-        if !self.dirs.merges_with_lower(id) {
+        if self.dirs.child(id, name).is_some() || !self.dirs.merges_with_lower(id) {
             return Ok(());
         }
         let dir = self.dirs.handle(id)?;
@@ -231,6 +243,10 @@ impl Layer<'_> {
         }
         Ok(())
     }
+}
+
+fn rewind(file: &mut File) -> Result<()> {
+    file.seek(SeekFrom::Start(0)).map(drop).map_err(|e| Error::io("read the layer's journal", e))
 }
 
 /// Gives the root of a layer directory the one metadata that every rootfs has: 0755, 0:0, mtime 0.

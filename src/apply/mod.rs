@@ -19,6 +19,8 @@ pub mod journal;
 mod lay;
 mod links;
 pub mod plan;
+#[cfg(test)]
+mod tests;
 mod unheld;
 
 use std::fs::File;

@@ -191,7 +191,18 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     let strict = options.tree.strict;
     let limits = &options.limits;
     check_path(&entry.path, limits)?;
-    let (path, clamped) = LiteralPath::clean(&entry.path);
+    let (path, mut clamped) = LiteralPath::clean(&entry.path);
+    // What an entry says is looked at before what its name means: a long name is refused wherever it stands.
+    let target = match &entry.kind {
+        EntryKind::HardLink { target } => {
+            check_path(target, limits)?;
+            let (target, target_clamped) = LiteralPath::clean(target);
+            clamped |= target_clamped;
+            check_names(&target)?;
+            Some(target)
+        }
+        _ => None,
+    };
     if clamped {
         if strict {
             return Err(refuse("name leads out of the root (R-5)"));
@@ -205,9 +216,7 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     let Some((parent, last)) = path.split_last() else {
         return root_entry(entry, options, warn);
     };
-    for component in parent.components() {
-        check_component(component)?;
-    }
+    check_names(&path)?;
     if last == OPAQUE_NAME {
         return Ok(Action::Opaque { dir: parent });
     }
@@ -229,7 +238,6 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         return Ok(Action::Skip);
     }
     if let Some(name) = last.strip_prefix(WHITEOUT_PREFIX) {
-        check_component(name)?;
         if entry.stored > 0 || !matches!(entry.kind, EntryKind::File { .. }) {
             warn(Warning::new("odd-whiteout", &entry.path, "whiteout is not an empty regular file"));
         }
@@ -238,7 +246,6 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         }
         return Ok(Action::Whiteout { parent, name: name.to_vec() });
     }
-    check_component(last)?;
     let node = match &entry.kind {
         EntryKind::Directory => Node::Directory,
         EntryKind::File { size, sparse } => Node::File { size: *size, sparse: sparse.clone() },
@@ -253,15 +260,8 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         EntryKind::CharDevice { major, minor } => Node::CharDevice(*major, *minor),
         EntryKind::BlockDevice { major, minor } => Node::BlockDevice(*major, *minor),
         EntryKind::Fifo => Node::Fifo,
-        EntryKind::HardLink { target } => {
-            check_path(target, limits)?;
-            let (target, clamped) = LiteralPath::clean(target);
-            if clamped && strict {
-                return Err(refuse("hard link target leads out of the root (R-5)"));
-            }
-            for component in target.components() {
-                check_component(component)?;
-            }
+        EntryKind::HardLink { .. } => {
+            let target = target.unwrap_or_default();
             match target.split_last() {
                 Some((dir, name)) if dir.as_bytes() == AUFS_LINKS => Node::AufsLink(name.to_vec()),
                 _ => Node::HardLink(target),
@@ -291,6 +291,13 @@ fn check_path(path: &[u8], limits: &Limits) -> Result<(), Error> {
         return Err(limits.exceeded(Limit::PathBytes, path.len()));
     }
     Ok(())
+}
+
+/// Checks the length of every name (S11), of the last one without the prefix of whiteouts (W16).
+fn check_names(path: &LiteralPath) -> Result<(), Error> {
+    let Some((parent, last)) = path.split_last() else { return Ok(()) };
+    parent.components().try_for_each(check_component)?;
+    check_component(last.strip_prefix(WHITEOUT_PREFIX).unwrap_or(last))
 }
 
 /// Refuses to make something in a directory of `depth` components: symlinks lead deeper than any name could (S11).

@@ -203,6 +203,15 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("d", d()), ("d/later", f("")), ("e", d()), ("f", f("").alone()), ("t", d()), ("t/k", f(""))],
         ),
         case(
+            "d06_directory_after_a_file_hides_the_lower_directory",
+            &["D6", "R-6"],
+            vec![
+                vec![file("d/old", ""), file("e/old", "")],
+                vec![file("d", "1"), dir("d/"), symlink("e", "d"), dir("e/")],
+            ],
+            vec![("d", d()), ("e", d())],
+        ),
+        case(
             "d06_every_type_replaces_every_other",
             &["D6", "O5"],
             vec![vec![

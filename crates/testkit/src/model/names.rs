@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// One component of a path.
-pub(super) type Name = Vec<u8>;
+pub type Name = Vec<u8>;
 
 /// A cleaned path, from the root down; empty for the root.
-pub(super) type Path = Vec<Name>;
+pub type Path = Vec<Name>;
 
 /// The directory whose files AUFS kept as hard link sources (W13).
 pub(super) const PLNK: &[u8] = b".wh..wh.plnk";
@@ -85,7 +85,7 @@ impl std::error::Error for Refusal {}
 
 /// What an entry's name says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub enum Meaning {
     /// A directory entry of the root.
     Root,
     /// An opaque marker for this directory.

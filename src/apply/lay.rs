@@ -250,9 +250,10 @@ impl<'o> Layer<'o> {
         self.dirs.any_implied() || self.facts.late_links > 0
     }
 
-    /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
+    /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere. Memory is used up wherever
+    /// it leads.
     pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
-        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful()
+        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful() && !self.dirs.memory.is_over()
     }
 
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.

@@ -179,16 +179,17 @@ impl<'o> Layer<'o> {
                 continue;
             }
             let dir = self.dirs.handle(here)?;
-            match dir.read_link(&component)? {
+            let opaque = match dir.read_link(&component)? {
                 ReadLink::Target(target) => {
                     links += 1;
                     here = expand(&target, here, links, &mut todo)?;
                     continue;
                 }
                 ReadLink::NotALink => self.displace(here, &dir, &component)?,
-                ReadLink::Nothing => {}
-            }
+                ReadLink::Nothing => false,
+            };
             here = self.imply(here, &dir, &component, implied_by)?;
+            self.dirs.info_mut(here).opaque = opaque;
         }
         Ok(here)
     }
@@ -242,8 +243,9 @@ impl<'o> Layer<'o> {
         e.kind() == ErrorKind::Malformed && self.doubtful()
     }
 
-    /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
-    fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
+    /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it. Returns whether
+    /// it was no directory: it took the place of whatever lower layers have there, so a directory that follows is opaque.
+    fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<bool> {
         self.last_parent = None;
         let known = self.dirs.child(parent, name);
         if let Some(id) = known {
@@ -260,11 +262,12 @@ impl<'o> Layer<'o> {
         }
         if self.doubtful() {
             let placed = self.dirs.path(parent).join(name);
-            self.journal.push(RecordRef::Stashed { placed: &placed, number })
+            self.journal.push(RecordRef::Stashed { placed: &placed, number })?;
         } else {
             self.stashed -= 1;
-            self.stash.remove_all(&aside)
+            self.stash.remove_all(&aside)?;
         }
+        Ok(known.is_none())
     }
 
     fn opaque_over_own_file(&mut self, path: &LiteralPath, mtime: Timestamp) -> Result<()> {
@@ -277,8 +280,9 @@ impl<'o> Layer<'o> {
         let dir = self.dirs.handle(parent)?;
         match dir.stat(last)? {
             Some(st) if st.kind != Kind::Symlink => {
-                self.displace(parent, &dir, last)?;
-                self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
+                let opaque = self.displace(parent, &dir, last)?;
+                let id = self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
+                self.dirs.info_mut(id).opaque = opaque;
                 Ok(())
             }
             _ => Ok(()),
@@ -305,13 +309,15 @@ impl<'o> Layer<'o> {
             return Ok(());
         }
         let dir = self.dirs.handle(parent)?;
+        let mut opaque = false;
         if !dir.make_dir(name, WORKING_MODE)? {
-            self.duplicate(parent, &dir, name, entry, warn)?;
+            opaque = self.duplicate(parent, &dir, name, entry, warn)?;
             self.make_dir_clean(&dir, name)?;
         } else {
             self.facts.inodes += 1;
         }
-        self.dirs.add(parent, name, true, meta.clone());
+        let id = self.dirs.add(parent, name, true, meta.clone());
+        self.dirs.info_mut(id).opaque = opaque;
         Ok(())
     }
 
@@ -326,7 +332,7 @@ impl<'o> Layer<'o> {
         name: &[u8],
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.twice(entry, warn);
         self.displace(parent, dir, name)
     }

@@ -1221,7 +1221,8 @@ const TARS: &[(&str, Expect)] = {
         ("libarchive/test_read_format_tar_pax_negative_time.tar", Ok(1)),
         ("libarchive/test_read_format_tar_pax_sun_holesdata.tar", Ok(1)),
         ("libarchive/test_read_format_tar_pax_timestamps.tar", Err("PaxValue")),
-        ("libarchive/test_read_format_tar_timestamp_overflow.tar", Ok(1)),
+        // A size of 14 behind seven NULs: nothing to bsdtar, GNU tar and Python, 14 to Go (T27).
+        ("libarchive/test_read_format_tar_timestamp_overflow.tar", Err("NotANumber")),
         ("libarchive/test_read_format_ustar_filename_cp866.tar", Ok(2)),
         ("libarchive/test_read_format_ustar_filename_eucjp.tar", Ok(2)),
         ("libarchive/test_read_format_ustar_filename_koi8r.tar", Ok(2)),

@@ -1,6 +1,6 @@
 //! Runs actions on the layer directory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
@@ -38,7 +38,7 @@ pub(super) struct Layer<'o> {
     pub(super) whiteouts: u64,
     pub(super) opaques: u64,
     /// Names of devices that could not be made here: they hide what lower layers have all the same (R2).
-    pub(super) unmade: Vec<(DirId, Vec<u8>)>,
+    pub(super) unmade: BTreeSet<(DirId, Vec<u8>)>,
     last_parent: Option<(LiteralPath, DirId)>,
     /// Owner that the kernel gives to what this process makes.
     creator: (u32, u32),
@@ -62,7 +62,7 @@ impl<'o> Layer<'o> {
             facts: LayerFacts::default(),
             whiteouts: 0,
             opaques: 0,
-            unmade: Vec::new(),
+            unmade: BTreeSet::new(),
             last_parent: None,
             creator: me,
             umask: crate::sys::umask(),
@@ -279,14 +279,13 @@ impl<'o> Layer<'o> {
         }
         let dir = self.dirs.handle(parent)?;
         match dir.stat(last)? {
-            Some(st) if st.kind != Kind::Symlink => {
-                let opaque = self.displace(parent, &dir, last)?;
-                let id = self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
-                self.dirs.info_mut(id).opaque = opaque;
-                Ok(())
-            }
-            _ => Ok(()),
+            Some(st) if st.kind != Kind::Symlink => _ = self.displace(parent, &dir, last)?,
+            None if self.unmade.contains(&(parent, last.to_vec())) => {}
+            _ => return Ok(()),
         }
+        let id = self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
+        self.dirs.info_mut(id).opaque = true;
+        Ok(())
     }
 
     fn directory(
@@ -477,7 +476,7 @@ impl<'o> Layer<'o> {
                 self.duplicate(parent, &dir, name, entry, warn)?;
             }
             self.facts.devices_skipped = true;
-            self.unmade.push((parent, name.to_vec()));
+            self.unmade.insert((parent, name.to_vec()));
             return Ok(());
         }
         let make = |dir: &Dir| match node {

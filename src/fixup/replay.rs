@@ -30,7 +30,6 @@ pub(super) struct Replay {
     /// What was moved to the stash: inode → number and path below it.
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
     lower_symlinks: LowerSymlinks,
-    skip_devices: bool,
     marks: Marks,
     late: Vec<(LiteralPath, LiteralPath, NodeMeta)>,
     redirects: u64,
@@ -43,7 +42,6 @@ impl Replay {
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
             lower_symlinks: input.lower_symlinks,
-            skip_devices: input.skip_devices,
             marks: input.marks,
             late: Vec::new(),
             redirects: 0,
@@ -197,11 +195,6 @@ impl Replay {
                     self.tree.make_dir(parent, name, meta);
                 }
             }
-            return Ok(());
-        }
-        if self.skip_devices && matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) {
-            // What it replaces goes, and nothing takes its place (R2).
-            self.tree.remove(parent, name);
             return Ok(());
         }
         let inode = self.tree.make_inode(node, meta);

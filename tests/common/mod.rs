@@ -112,8 +112,16 @@ impl Lab {
         testkit::model::Options { skip_devices: self.in_user_namespace, ..options }
     }
 
-    /// Whether this place can show the image at all: a user namespace has not every owner.
+    /// Whether this place can show the image at all: a user namespace has not every owner, and no devices for the hard
+    /// links of later layers.
     pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
+        use testkit::EntryKind::{Block, Char, HardLink};
+        let device = |e: &EntrySpec| matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
+        let link = |e: &EntrySpec| matches!(e.kind, HardLink(_));
+        let first = layers.iter().position(|layer| layer.iter().any(device)).unwrap_or(layers.len());
+        if self.in_user_namespace && layers.iter().skip(first + 1).flatten().any(link) {
+            return false;
+        }
         let fits = |e: &EntrySpec| {
             let owners = e.uid < 65536 && e.gid < 65536;
             let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));

@@ -53,8 +53,11 @@ impl At {
     }
 }
 
+/// Archives, one a layer, and what they mean, or nothing where they must be refused.
+pub type Case = (Vec<Vec<u8>>, Option<Vec<Vec<EntrySpec>>>);
+
 /// Runs archives, one a layer, in every way; `spoken` is what they mean, or nothing where they must be refused.
-pub fn escape(name: &str, make: &dyn Fn(&At) -> (Vec<Vec<u8>>, Option<Vec<Vec<EntrySpec>>>)) {
+pub fn escape(name: &str, make: &dyn Fn(&At) -> Case) {
     if !root_or_skip(name) {
         return;
     }

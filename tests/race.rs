@@ -25,6 +25,8 @@ use unply::unpack::{self, Event, Options};
 
 /// Swaps of each kind of run that have to be seen before the test is over.
 const SWAPS: u64 = 10_000;
+/// Runs of each kind, at least.
+const ROUNDS: u64 = 12;
 const PAIRS: usize = 12;
 
 /// Two layers of some thousand entries: directories `a/d…`, each beside a symlink `a/l…` that leads to `victim`.
@@ -190,7 +192,7 @@ fn race(lab: &Lab, phase: Phase, run: Run<'_>) -> Tally {
     let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
 
     let mut tally = Tally::default();
-    while tally.swaps < SWAPS || tally.whole == 0 {
+    while tally.swaps < SWAPS || tally.whole == 0 || tally.rounds < ROUNDS {
         tally.rounds += 1;
         assert!(tally.rounds < 2_000, "{SWAPS} swaps and one undisturbed tree were not seen: {tally:?}");
         let work = tempfile::tempdir_in(lab.path()).unwrap();

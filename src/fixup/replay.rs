@@ -92,8 +92,6 @@ pub(super) struct Replay {
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
     lower_symlinks: LowerSymlinks,
     max_depth: usize,
-    /// Device nodes cannot be made here.
-    pub skip_devices: bool,
     marks: Marks,
     late: Vec<LateLink>,
     redirects: u64,
@@ -124,7 +122,6 @@ impl Replay {
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
             lower_symlinks,
-            skip_devices: false,
             max_depth: limits.max_depth,
             marks,
             late: Vec::new(),
@@ -305,11 +302,6 @@ impl Replay {
                     self.tree.make_dir(parent, name, meta)?;
                 }
             }
-            return Ok(());
-        }
-        if self.skip_devices && matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) {
-            // What it replaces goes, and nothing takes its place (R2).
-            self.tree.remove(parent, name);
             return Ok(());
         }
         let inode = self.tree.make_inode(node, meta)?;

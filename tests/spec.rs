@@ -15,17 +15,19 @@ fn random_images_give_one_tree_everywhere() {
     let lab = Lab::new();
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let (first, count) = (number("UNPLY_SEED", 1), number("UNPLY_IMAGES", 150));
-    let mut wrong = Vec::new();
+    let (mut wrong, mut checked) = (Vec::new(), 0);
     for seed in first..first + count {
-        let layers = testkit::random::random_image(seed);
-        if lab.can_hold(&layers) {
-            let results = lab.every_way(&layers, Default::default());
-            wrong.extend(check_image(&lab, &format!("seed {seed}"), &layers, Default::default(), &results));
+        let image = testkit::random::random_case(seed);
+        if lab.can_hold_with(&image.layers, image.options) {
+            checked += 1;
+            let name = format!("seed {seed} ({:?})", image.options);
+            wrong.extend(check_every_way(&lab, &name, &image.layers, image.options));
         }
         if wrong.len() > 60 {
             break;
         }
     }
+    println!("{checked} of {count} random images checked, {} findings", wrong.len());
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
 }
 

@@ -110,7 +110,18 @@ impl Layer<'_> {
                 outcome = LinkOutcome::Made;
             } else {
                 if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
-                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
+                    if self.doubtful() {
+                        // With the layers below the target may stand elsewhere.
+                        self.facts.late_links += 1;
+                        return self.journal.push(RecordRef::Make {
+                            path,
+                            placed: None,
+                            source: None,
+                            node: &node,
+                            meta,
+                        });
+                    }
+                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target (L6)"));
                 }
                 self.duplicate(parent, &dir, last, entry, warn)?;
                 outcome = dir.link(last, &source_dir, target_name)?;
@@ -118,6 +129,7 @@ impl Layer<'_> {
         }
         match outcome {
             LinkOutcome::Made => {}
+            LinkOutcome::TooMany if self.joins_copy(&st, &dir, last)? => {}
             LinkOutcome::TooMany => {
                 warn(Warning::new(
                     "too-many-links",
@@ -125,6 +137,7 @@ impl Layer<'_> {
                     "the file system allows no more links; the file is copied (L12)",
                 ));
                 self.copy_instead(&dir, last, &source_dir, target_name, &st)?;
+                self.overflow.insert(st.id, self.dirs.path(parent).join(last));
             }
             LinkOutcome::NoTarget | LinkOutcome::Taken => return Err(changed_meanwhile(last)),
         }
@@ -188,6 +201,15 @@ impl Layer<'_> {
         Ok(())
     }
 
+    /// Makes `name` a name of the copy that an earlier link became; a copy for each would let an archive fill the disk.
+    fn joins_copy(&mut self, st: &Stat, dir: &Dir, name: &[u8]) -> Result<bool> {
+        let Some(place) = self.overflow.get(&st.id).cloned() else { return Ok(false) };
+        let Some((parent, copy)) = place.split_last() else { return Ok(false) };
+        let Some(parent) = self.dirs.at(&parent) else { return Ok(false) };
+        let from = self.dirs.handle(parent)?;
+        Ok(dir.link(name, &from, copy)? == LinkOutcome::Made)
+    }
+
     fn copy_instead(&mut self, dir: &Dir, name: &[u8], from: &Dir, source: &[u8], st: &Stat) -> Result<()> {
         if st.kind != Kind::File {
             return Err(Error::io("linkat", Errno::MLINK.into()));
@@ -208,6 +230,7 @@ impl Layer<'_> {
         let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
         let size = data.left;
         self.write_data(&fd, size, None, data)?;
+        self.dirs.memory.add(2 * size_of::<(Vec<u8>, AufsFile)>() + name.len())?;
         if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size }) {
             self.stash.unlink(format!("a{}", old.number).as_bytes())?;
         }
@@ -227,6 +250,9 @@ impl Layer<'_> {
     ) -> Result<()> {
         let Some(file) = self.aufs.get(stored) else {
             let (path, stored, entry) = (path.clone(), stored.to_vec(), entry.to_vec());
+            let names = path.as_bytes().len() + stored.len() + entry.len();
+            self.dirs.memory.add(size_of::<EarlyAufsLink>() + names)?;
+            self.dirs.memory.add_xattrs(&meta.xattrs)?;
             self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
             return Ok(());
         };

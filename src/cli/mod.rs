@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod images;
+mod lint;
 mod log;
 mod mounts;
 mod output;
@@ -64,6 +65,7 @@ fn run(context: &Context, command: Command) -> Result<u8> {
         Command::Inspect { image } => images::inspect(context, &image),
         Command::Mount(args) => return mounts::mount(context, &args),
         Command::Umount(args) => mounts::umount(context, &args),
+        Command::Lint(args) => return lint::lint(context, &args),
         Command::Images => stored::images(context),
         Command::Layers => stored::layers(context),
         Command::Snapshots => stored::snapshots(context),

@@ -725,6 +725,61 @@ fn i06_a_layer_of_unknown_type_is_refused_when_it_is_unpacked_and_i13_foreign_on
 }
 
 #[test]
+fn i12_every_media_type_of_docker_schema_2_is_read() {
+    let tar = layer("x");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    let (gzip, zstd) = (gzip.finish().unwrap(), zstd::encode_all(&tar[..], 1).unwrap());
+    for (suffix, blob) in [("", &tar), (".gzip", &gzip), (".zstd", &zstd)] {
+        for foreign in ["", ".foreign"] {
+            let media_type = format!("application/vnd.docker.image.rootfs{foreign}.diff.tar{suffix}");
+            let mut blobs = Blobs::default();
+            let manifest = blobs.image(("linux", "amd64"), blob);
+            let raw = blobs.0.pop().unwrap();
+            let text = String::from_utf8(raw.1).unwrap();
+            assert!(manifest.contains(MANIFEST) && text.contains(LAYER) && text.contains(CONFIG), "{text}");
+            let text =
+                text.replace(LAYER, &media_type).replace(CONFIG, "application/vnd.docker.container.image.v1+json");
+            let manifest = descriptor("application/vnd.docker.distribution.manifest.v2+json", &blobs.add(text));
+            let entry = for_platform(&manifest, "linux", "amd64");
+            let list = blobs.add(index(std::slice::from_ref(&entry)));
+            let list = descriptor("application/vnd.docker.distribution.manifest.list.v2+json", &list);
+            for entry in [entry, list] {
+                let seen = in_dir(&blobs.write(&index(&[entry]))).unwrap();
+                check(&seen);
+                assert_eq!((seen.layers[0].media_type.as_str(), &seen.bytes[0]), (media_type.as_str(), blob));
+            }
+        }
+    }
+    // A config that says nothing of the kind is no image's.
+    let mut blobs = Blobs::default();
+    blobs.image(("linux", "amd64"), &tar);
+    let text = String::from_utf8(blobs.0.pop().unwrap().1).unwrap();
+    let manifest = descriptor(MANIFEST, &blobs.add(text.replace(CONFIG, "application/vnd.docker.plugin.v1+json")));
+    assert_eq!(in_dir(&blobs.write(&index(&[manifest]))).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// I13, CVE-2020-15157: where a foreign layer could be fetched from is not even looked at.
+#[test]
+fn i13_urls_of_a_foreign_layer_are_not_fetched() {
+    let mut blobs = Blobs::default();
+    blobs.image(("linux", "amd64"), &layer("x"));
+    let text = String::from_utf8(blobs.0.pop().unwrap().1).unwrap();
+    let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let served = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    served.set_nonblocking(true).unwrap();
+    let url = format!(
+        r#"{foreign}","urls":["http://{}/layer"],"annotations":{{}},"artifactType":""#,
+        served.local_addr().unwrap()
+    );
+    let manifest = descriptor(MANIFEST, &blobs.add(text.replace(LAYER, &url)));
+    blobs.0.remove(0);
+    let err = in_dir(&blobs.write(&index(&[manifest]))).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::NotFound, "{err}");
+    assert_eq!(served.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "somebody asked for it");
+}
+
+#[test]
 fn i07_an_artifact_is_no_image() {
     let mut blobs = Blobs::default();
     let config = descriptor("application/vnd.oci.empty.v1+json", &blobs.add("{}"));

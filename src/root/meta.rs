@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Dir, failed};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sys::{self, SysError};
 use crate::tar::Timestamp;
 
@@ -51,8 +51,17 @@ pub struct NodeMeta {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-fn errno(e: SysError) -> Errno {
-    Errno::from_raw_os_error(e.errno().unwrap_or(libc::EIO))
+/// Returns what the kernel answered; every failed call has a number.
+fn errno(err: &SysError) -> Errno {
+    Errno::from_raw_os_error(err.errno().unwrap_or(libc::EIO))
+}
+
+/// Takes a file system without xattrs for one that has none set.
+fn none_where_unsupported<T>(result: std::result::Result<Option<T>, SysError>) -> Result<Option<T>> {
+    match result {
+        Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => Ok(None),
+        other => Ok(other?),
+    }
 }
 
 /// Sets owner by descriptor.
@@ -70,6 +79,11 @@ pub fn set_times_fd(fd: impl AsFd, meta: &Meta) -> rustix::io::Result<()> {
     rustix::fs::futimens(fd, &meta.timestamps())
 }
 
+/// Returns the modification time by descriptor.
+pub fn mtime_fd(fd: impl AsFd) -> rustix::io::Result<Timestamp> {
+    Ok(Meta::from_raw(&rustix::fs::fstat(fd)?).mtime)
+}
+
 /// Sets one xattr by descriptor (a real one, not `O_PATH`).
 pub fn set_xattr_fd(fd: impl AsFd, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
@@ -85,7 +99,7 @@ impl Dir {
     /// Sets the permission bits of `name`, which must not be a symlink.
     pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
         // Neither opened for reading (mode 000, devices: a device's open has effects) nor by a path that could follow.
-        sys::fchmodat_nofollow(self, name, mode).map_err(Error::from)
+        Ok(sys::fchmodat_nofollow(self, name, mode)?)
     }
 
     /// Sets the times of `name`, not following it.
@@ -96,7 +110,7 @@ impl Dir {
 
     /// Sets one xattr of `name`, not following it; the errno is left to the caller, who knows which failures are tolerable.
     pub fn set_xattr(&self, name: &[u8], xattr: &[u8], value: &[u8]) -> rustix::io::Result<()> {
-        sys::set_xattr(self, name, xattr, value).map_err(errno)
+        sys::set_xattr(self, name, xattr, value).map_err(|e| errno(&e))
     }
 
     /// Sets one xattr of the directory itself.
@@ -106,10 +120,7 @@ impl Dir {
 
     /// Returns one xattr of `name`, not following it.
     pub fn get_xattr(&self, name: &[u8], xattr: &[u8]) -> Result<Option<Vec<u8>>> {
-        match sys::get_xattr(self, name, xattr) {
-            Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => Ok(None),
-            other => other.map_err(Error::from),
-        }
+        none_where_unsupported(sys::get_xattr(self, name, xattr))
     }
 
     /// Returns one xattr of the directory itself.
@@ -127,10 +138,7 @@ impl Dir {
 
     /// Returns all xattrs of `name` that are visible to the caller, not following it.
     pub fn xattrs(&self, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let names = match sys::list_xattrs(self, name) {
-            Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => Vec::new(),
-            other => other.map_err(Error::from)?,
-        };
+        let names = none_where_unsupported(sys::list_xattrs(self, name).map(Some))?.unwrap_or_default();
         let mut out = Vec::new();
         for xattr in names {
             if let Some(value) = self.get_xattr(name, &xattr)? {

@@ -10,6 +10,7 @@
 //! Symlinks are therefore never followed by the kernel. Whoever wants one resolved inside a root reads it with
 //! [`Dir::read_link`] and walks on from a handle it already holds, which is what makes the *resolved* path known.
 
+mod lazy;
 pub mod meta;
 mod remove;
 
@@ -19,11 +20,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result, escape};
 
+pub use lazy::{Handles, LazyDir};
 pub use meta::{Meta, NodeMeta, xattr_get, xattrs_of};
 pub use remove::{Removal, remove_path};
 
@@ -362,7 +364,7 @@ impl Dir {
 
     /// Renames `name` here to `new_name` in `to`; `Ok(false)` where that name is taken.
     pub fn rename_new(&self, name: &[u8], to: &Dir, new_name: &[u8]) -> Result<bool> {
-        taken(rustix::fs::renameat_with(self, name, to, new_name, RenameFlags::NOREPLACE), "renameat2", name)
+        taken(crate::sys::rename_new(self, name, to, new_name), "renameat2", name)
     }
 
     /// Checks that `name`, which was just given to `what`, is `what`; something else there is removed, following nothing.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::CWD;
 
 use super::fail::fail_point;
 use super::lock::{Locks, Mode, What};
@@ -462,7 +462,7 @@ pub(super) fn undamaged<T>(read: Result<Option<T>>) -> Result<Option<T>> {
 }
 
 pub(super) fn rename_new(from: &Path, to: &Path) -> Result<()> {
-    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(|e| io_at("create", to, e))
+    crate::sys::rename_new(CWD, from, CWD, to).map_err(|e| io_at("create", to, e))
 }
 
 fn same_key(id: &Id, same: bool) -> Result<()> {

@@ -9,7 +9,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{SysError, open_dir, set_xattr};
+use super::fd::may_lack;
+use super::{SysError, open_dir, raw, set_xattr};
 use crate::error::Error;
 
 /// A file system's magic number, as `statfs` gives it.
@@ -162,6 +163,42 @@ fn probe_in(dir: &OwnedFd) -> Result<StoreProbe, Error> {
         d_type: lists_types(dir).map_err(|e| Error::io("list a probe directory", e))?,
         reflink: rustix::fs::ioctl_ficlone(&two, &one).is_ok(),
     })
+}
+
+/// Which of the newer system calls answer here. None is needed: each has a way around it, taken when the call itself is
+/// refused, whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KernelCalls {
+    /// `openat2` (Linux 5.6).
+    pub openat2: bool,
+    /// `fchmodat2` (Linux 6.6).
+    pub fchmodat2: bool,
+    /// `setxattrat`, `getxattrat`, `listxattrat` and `removexattrat` (Linux 6.13).
+    pub xattrat: bool,
+    /// `statx` (Linux 4.11).
+    pub statx: bool,
+}
+
+/// Finds out by calling each with an empty name, which changes nothing: a kernel that knows the call says `ENOENT`.
+pub fn kernel_calls() -> KernelCalls {
+    use rustix::fs::{AtFlags, CWD, OFlags, ResolveFlags, StatxFlags};
+    let answers = |result: io::Result<()>| !result.is_err_and(|e| may_lack(&e));
+    let name = c"";
+    let xattrs = [
+        raw::setxattrat(CWD, name, c"user.x", b""),
+        raw::getxattrat(CWD, name, c"user.x", &mut []).map(drop),
+        raw::listxattrat(CWD, name, &mut []).map(drop),
+        raw::removexattrat(CWD, name, c"user.x"),
+    ];
+    let open = rustix::fs::openat2(CWD, name, OFlags::PATH, Mode::empty(), ResolveFlags::BENEATH);
+    let stat = rustix::fs::statx(CWD, name, AtFlags::empty(), StatxFlags::BASIC_STATS);
+    KernelCalls {
+        openat2: answers(open.map(drop).map_err(io::Error::from)),
+        fchmodat2: answers(raw::fchmodat2(CWD, name, 0)),
+        xattrat: xattrs.into_iter().all(answers),
+        statx: answers(stat.map(drop).map_err(io::Error::from)),
+    }
 }
 
 fn lists_types(dir: &OwnedFd) -> io::Result<bool> {

@@ -188,3 +188,9 @@ impl Header {
 pub(super) fn until_nul(raw: &[u8]) -> &[u8] {
     raw.split(|&b| b == 0).next().unwrap_or_default()
 }
+
+/// Takes the name of a GNU `L` or `K` body, cut at its first NUL (T13); an empty one says nothing.
+pub(super) fn long(body: &[u8]) -> Option<Vec<u8>> {
+    let name = until_nul(body);
+    (!name.is_empty()).then(|| name.to_vec())
+}

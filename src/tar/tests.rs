@@ -1030,7 +1030,7 @@ fn errors_carry_kind_entry_offset_and_values() {
     let err = refused(&[H::file("ok").done(), H::file("evil\n").base256(108, 8, 1 << 32).done()]);
     let err = crate::error::Error::from(err);
     assert_eq!(err.kind(), ErrorKind::Malformed);
-    assert_eq!(err.to_string(), "entry \"evil\\n\" at offset 512: uid is 4294967296, expected 0 to 4294967294");
+    assert_eq!(err.to_string(), "entry \"evil\\n\" at offset 512: uid is 4294967296, expected 0 to 4294967294 (M5)");
 }
 
 // ---- robustness ----

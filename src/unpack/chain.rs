@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fixup::{FixupFacts, FixupInput, make_fixup};
 use crate::merge::{ChainView, Layer, Marks};
 use crate::mount::{Attached, MountPlan, Upper};
-use crate::policy::{RootEntry, TreeOptions};
+use crate::policy::{Limits, RootEntry, TreeOptions, WhiteoutForm};
 use crate::root::{Dir, Meta, NodeMeta, Resolver};
 use crate::store::{
     Base, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
@@ -59,6 +59,7 @@ pub(super) fn fix(
     lower: ChainView,
     flavour: Flavour,
     options: &TreeOptions,
+    limits: &Limits,
     target: &Dir,
     warn: &mut dyn FnMut(Warning),
 ) -> Result<FixupFacts> {
@@ -73,6 +74,7 @@ pub(super) fn fix(
         ownership: flavour.ownership,
         lower_symlinks: options.lower_symlinks,
         skip_devices: flavour.xattr == crate::policy::XattrFlavour::User,
+        limits,
     };
     make_fixup(&input, target, &mut |name, place| {
         let place = crate::error::escape(place);
@@ -100,13 +102,15 @@ pub(super) fn root_node(meta: &RootMeta) -> NodeMeta {
 }
 
 impl Chain {
-    /// Stacks the layers of an image that are all in the store, making the fix-ups that are missing.
+    /// Stacks the layers of an image that are all in the store, making the fix-ups that are missing within `limits`.
+    #[expect(clippy::too_many_arguments, reason = "a chain is all of these")]
     pub(super) fn build(
         store: &Store,
         pin: Pin,
         image_id: ImageId,
         layers: Vec<LayerRef>,
         options: &TreeOptions,
+        limits: &Limits,
         resolver: Option<Resolver>,
         events: Events<'_>,
     ) -> Result<Chain> {
@@ -129,7 +133,7 @@ impl Chain {
                 let key = FixupKey { chain_id: *chain_id, options: *options };
                 fixup = Some(match store.fixup(&key)? {
                     Some(found) => found,
-                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, &open, events)?,
+                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, limits, &open, events)?,
                 });
             }
             let lower = Lower::Layer(layer.id());
@@ -174,7 +178,7 @@ impl Chain {
 
     /// Returns the plan of a read-only view.
     pub fn view(&self) -> MountPlan {
-        MountPlan::view(self.lowerdirs(), self.store.flavour().xattr, &self.store.empty_dirs())
+        grounded(&self.store, MountPlan::view(self.lowerdirs(), self.store.flavour().xattr, &self.store.empty_dirs()))
     }
 
     /// Makes a writable snapshot under `key` on top of the chain, and takes the right to mount it.
@@ -216,6 +220,7 @@ fn make(
     stack: &[Stacked],
     root: Option<&RootMeta>,
     options: &TreeOptions,
+    limits: &Limits,
     open: &dyn Fn(&Path) -> Result<Dir>,
     events: Events<'_>,
 ) -> Result<FixupRef> {
@@ -227,7 +232,7 @@ fn make(
     let target = staging.tree().clone().with_resolver(place.tree.resolver());
     let name = layer.diff_id().to_string();
     let mut warn = |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
-    let mut facts = fix(&place, view, flavour, options, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
+    let mut facts = fix(&place, view, flavour, options, limits, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
     if let Some(root) = root {
         let keep = |xattr: &[u8]| xattr.starts_with(flavour.xattr.prefix().as_bytes());
         target.apply_meta_self(&root_node(root), flavour.ownership == crate::policy::Ownership::Keep, &keep)?;
@@ -236,6 +241,14 @@ fn make(
     let staging = (facts.nodes > 0).then_some(staging);
     let mut made = store.publish_fixups(pin, vec![(key, staging)])?;
     made.pop().ok_or_else(|| Error::new(crate::error::ErrorKind::Other, "fix-up was not published"))
+}
+
+/// Completes a plan for the whiteouts that the store's layers have.
+fn grounded(store: &Store, plan: MountPlan) -> MountPlan {
+    match store.flavour().whiteouts {
+        WhiteoutForm::Xattr => plan.on_empty_ground(&store.empty_dirs()),
+        WhiteoutForm::CharDevice => plan,
+    }
 }
 
 impl Snapshot {
@@ -270,14 +283,15 @@ impl Snapshot {
         let flavour = self.store.flavour().xattr;
         let empty = self.store.empty_dirs();
         let lowers = self.record.lower_paths(&self.store);
-        match self.record.kind {
+        let plan = match self.record.kind {
             SnapshotKind::Active => {
                 let upper =
                     Upper { upper: self.record.upper_path(&self.store), work: self.record.work_path(&self.store) };
                 MountPlan::writable(lowers, upper, flavour, &empty)
             }
             _ => MountPlan::view(lowers, flavour, &empty),
-        }
+        };
+        grounded(&self.store, plan)
     }
 
     /// Mounts it at `target`.
@@ -301,5 +315,7 @@ pub(super) fn of_record(store: &Store, pin: Pin, record: &ImageRecord, events: E
         })?;
         layers.push(found);
     }
-    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, None, events)
+    // Whoever pulled the image had limits, and its layers are within them.
+    let limits = Limits { max_layer_memory: u64::MAX, max_depth: usize::MAX, ..Limits::default() };
+    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, &limits, None, events)
 }

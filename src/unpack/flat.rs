@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use crate::apply::fold::{FoldOptions, fold};
 use crate::apply::{RootMeta, Warning};
@@ -13,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{self, Collected, Image, Reference, Source};
 use crate::merge::{ChainView, Found, Layer, ViewDir};
 use crate::policy::{Ownership, RootEntry};
-use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, ReadLink};
+use crate::root::{Dir, Kind, LazyDir, LinkOutcome, NodeMeta, ReadLink};
 use crate::store::{Flavour, Store};
 use crate::stream::Expected;
 
@@ -60,7 +59,7 @@ pub fn unpack(
     let work = || -> Result<Unpacked> {
         let target = Target::prepare(dir)?;
         let flavour = flavour_of(sys::probe_store_at(target.staging())?, dir)?;
-        let flat = Flat { bench: Bench { options, flavour, events, stop: AtomicBool::new(false) }, target };
+        let flat = Flat { bench: Bench::new(options, flavour, events), target };
         match source {
             Source::Image(image) => flat.image(image),
             Source::Stream(stream) => flat.stream(stream),
@@ -125,7 +124,7 @@ impl Flat<'_> {
             match tokens.get_mut(*token).and_then(Option::take) {
                 Some(passed) => {
                     let (place, laid) = passed.judged(expected)?;
-                    check(&laid, expected)?;
+                    check(&laid.report, expected)?;
                     done.insert(*token, at);
                     layers.push((place, laid));
                 }
@@ -223,7 +222,8 @@ impl Flat<'_> {
             let mut warn = |warning: Warning| {
                 (self.bench.events)(Event::Warning { layer: Some(name.clone()), warning });
             };
-            let made = fix(place, ChainView::new(lower), flavour, &self.bench.options.tree, &target, &mut warn)?;
+            let (tree, limits) = (&self.bench.options.tree, &self.bench.options.limits);
+            let made = fix(place, ChainView::new(lower), flavour, tree, limits, &target, &mut warn)?;
             fixup = (made.nodes > 0).then_some((target, made));
         }
         fold(root, &place.tree, &options(facts.whiteouts + facts.opaques > 0, facts.root_opaque))?;
@@ -262,7 +262,7 @@ fn copy_view(view: &ChainView, to: &Dir, owners: bool) -> Result<()> {
     let Some(root) = view.root() else { return Ok(()) };
     let marked = view.layers().first().and_then(|l| l.marks);
     let mut copier = Copier { links: HashMap::new(), top: to.clone(), owners, marked };
-    copier.dir(&root, to, &mut Vec::new())
+    copier.dir(&root, &LazyDir::new(to.clone(), &Arc::default()), &mut Vec::new())
 }
 
 struct Copier {
@@ -274,8 +274,9 @@ struct Copier {
 }
 
 impl Copier {
-    fn dir(&mut self, from: &ViewDir, to: &Dir, path: &mut Vec<u8>) -> Result<()> {
+    fn dir(&mut self, from: &ViewDir, target: &LazyDir, path: &mut Vec<u8>) -> Result<()> {
         for name in from.list()? {
+            let to = target.open()?;
             match from.lookup(&name)? {
                 None => {}
                 Some(Found::Dir(child)) => {
@@ -285,7 +286,8 @@ impl Copier {
                         path.push(b'/');
                     }
                     path.extend_from_slice(&name);
-                    self.dir(&child, &to.open_child(&name)?, path)?;
+                    drop(to);
+                    self.dir(&child, &target.child(&name), path)?;
                     path.truncate(length);
                 }
                 Some(Found::Other { dir, stat, .. }) => {
@@ -298,11 +300,11 @@ impl Copier {
                         }
                         self.links.insert(stat.id, (path.clone(), name.clone()));
                     }
-                    self.leaf(&dir, to, &name, &stat)?;
+                    self.leaf(&dir.open()?, &to, &name, &stat)?;
                 }
             }
         }
-        to.apply_meta_self(&from.meta()?, self.owners, &|_| false)
+        target.open()?.apply_meta_self(&from.meta()?, self.owners, &|_| false)
     }
 
     fn leaf(&self, from: &Dir, to: &Dir, name: &[u8], stat: &crate::root::Stat) -> Result<()> {

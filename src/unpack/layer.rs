@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::policy::XattrFlavour;
 use crate::root::{Dir, Resolver};
 use crate::store::Flavour;
-use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads};
+use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory};
 
 use super::{Event, Events, Options, resolving};
 
@@ -21,6 +21,8 @@ pub(super) struct Bench<'a> {
     pub events: Events<'a>,
     /// Another layer failed: this one is not needed any more.
     pub stop: AtomicBool,
+    /// Memory for the zstd windows of all layers together.
+    pub windows: WindowMemory,
 }
 
 /// Where one layer goes.
@@ -61,7 +63,12 @@ pub(super) struct Laid {
     pub seconds: f64,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    pub(super) fn new(options: &'a Options, flavour: Flavour, events: Events<'a>) -> Bench<'a> {
+        let windows = WindowMemory::new(&options.limits);
+        Bench { options, flavour, events, stop: AtomicBool::new(false), windows }
+    }
+
     /// Unpacks `blob` into `place`, which nothing was unpacked into before.
     pub(super) fn lay(
         &self,
@@ -98,6 +105,7 @@ impl Bench<'_> {
                 threads: Threads::Pipelined,
                 cancel: self.options.cancel.clone(),
                 buffers: Buffers::default(),
+                windows: self.windows.clone(),
             },
         )?;
         (self.events)(Event::LayerStarted { index, progress: stream.progress() });
@@ -131,21 +139,26 @@ impl Bench<'_> {
 
 /// Warns where a media type promises another codec than the magic bytes show (Z8, Z9); the bytes decide.
 pub(super) fn warn_mismatch(media_type: &str, report: &StreamReport, events: Events<'_>) {
-    let promised = match media_type.rsplit(['+', '.']).next() {
-        Some("gzip") => Codec::Gzip,
-        Some("zstd") => Codec::Zstd,
-        Some("tar") => Codec::Plain,
-        _ => return,
-    };
-    if promised != report.codec && report.compressed_bytes > 0 {
-        let detail = format!("media type {media_type} promises {promised:?}, the blob is {:?}", report.codec);
+    if let Some(detail) = mismatch(media_type, report) {
         let warning = Warning::new("media-type-mismatch", b"", detail);
         events(Event::Warning { layer: Some(report.digest.to_string()), warning });
     }
 }
 
+/// Says how a media type contradicts the magic bytes; `None` where it does not.
+pub(crate) fn mismatch(media_type: &str, report: &StreamReport) -> Option<String> {
+    let promised = match media_type.rsplit(['+', '.']).next() {
+        Some("gzip") => Codec::Gzip,
+        Some("zstd") => Codec::Zstd,
+        Some("tar") => Codec::Plain,
+        _ => return None,
+    };
+    (promised != report.codec && report.compressed_bytes > 0)
+        .then(|| format!("media type {media_type} promises {promised:?}, the blob is {:?}", report.codec))
+}
+
 /// Returns the name by which messages and events call a layer: its diff_id, else its blob's digest.
-pub(super) fn layer_name(expected: &Expected) -> Option<String> {
+pub(crate) fn layer_name(expected: &Expected) -> Option<String> {
     match (&expected.diff_id, &expected.digest) {
         (_, Some(digest)) => Some(digest.to_string()),
         (Some(diff_id), None) => Some(diff_id.to_string()),

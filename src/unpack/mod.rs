@@ -7,10 +7,10 @@
 //! held, and from which a runtime takes a snapshot ([`Chain::snapshot`]) or a mount plan ([`Chain::view`]).
 //! [`unpack`] makes a flattened directory and needs no store. Both give one tree.
 
-mod archive;
+pub(crate) mod archive;
 mod chain;
 mod flat;
-mod layer;
+pub(crate) mod layer;
 mod pull;
 mod target;
 
@@ -158,6 +158,14 @@ fn flavour_of(probe: sys::StoreProbe, dir: &Path) -> Result<Flavour> {
         )
         .with_hint("choose a directory on ext4, xfs, btrfs or a recent tmpfs"));
     };
+    if !probe.d_type {
+        // Overlayfs tells a whiteout from a file by the type in the listing: it would show the names that it hides (N14).
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("listings of {} ({}) give no types, which overlayfs needs", dir.display(), probe.fs_type),
+        )
+        .with_hint("make the file system again with that feature: ext4 -O filetype, xfs -n ftype=1"));
+    }
     let whiteouts = if probe.char_whiteouts { WhiteoutForm::CharDevice } else { WhiteoutForm::Xattr };
     Ok(Flavour { xattr, ownership, whiteouts })
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 use crate::digest::{ChainId, DiffId};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,7 +41,7 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
     let named = |e: Error| e.with_image(reference);
     let source = image::open(reference, &options.open_options())?;
     let pull = Pull {
-        bench: Bench { options, flavour: store.flavour(), events, stop: AtomicBool::new(false) },
+        bench: Bench::new(options, store.flavour(), events),
         store,
         pin: store.pin(&[])?,
         layer_options: LayerOptions::from(&options.tree),
@@ -263,8 +262,8 @@ impl Pull<'_> {
         for (index, outcome) in outcomes.iter().enumerate() {
             (bench.events)(Event::LayerDone { index, outcome: outcome.clone() });
         }
-        let (tree, resolver) = (&bench.options.tree, bench.options.resolver);
-        let chain = Chain::build(store, pin, image_id, layers, tree, resolver, bench.events)?;
+        let Options { tree, limits, resolver, .. } = bench.options;
+        let chain = Chain::build(store, pin, image_id, layers, tree, limits, *resolver, bench.events)?;
         let record = store.put_image(NewImage {
             image: store::Image {
                 image_id,

@@ -154,14 +154,18 @@ fn parent_of(dir: &Path) -> Result<PathBuf> {
 }
 
 fn is_mount_point(dir: &Path) -> Result<bool> {
-    let st = rustix::fs::statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
-        .map_err(|e| at("statx", dir, e.into()))?;
-    if st.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
-        return Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    match rustix::fs::statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+        Ok(st) if st.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            return Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+        }
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) => {}
+        Err(e) => return Err(at("statx", dir, e.into())),
     }
-    // Before Linux 5.8: another device than the parent's.
-    let parent = rustix::fs::stat(parent_of(dir)?.as_path()).map_err(|e| at("stat", dir, e.into()))?;
-    Ok((st.stx_dev_major, st.stx_dev_minor) != (rustix::fs::major(parent.st_dev), rustix::fs::minor(parent.st_dev)))
+    // Before Linux 5.8, or where a filter refuses the call: another device than the parent's.
+    let parent = parent_of(dir)?;
+    let here = rustix::fs::lstat(dir).map_err(|e| at("lstat", dir, e.into()))?;
+    let above = rustix::fs::stat(&parent).map_err(|e| at("stat", &parent, e.into()))?;
+    Ok(here.st_dev != above.st_dev)
 }
 
 fn own(lock: &File) -> Result<()> {

@@ -107,27 +107,28 @@ impl Lab {
         self.dir.path()
     }
 
-    /// The model's options for this place: a user namespace has no devices.
-    pub fn model_options(&self, options: testkit::model::Options) -> testkit::model::Options {
-        testkit::model::Options { skip_devices: self.in_user_namespace, ..options }
+    /// Whether this place can show the image at all: a user namespace has not every owner.
+    pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
+        self.can_hold_with(layers, testkit::model::Options::default())
     }
 
-    /// Whether this place can show the image at all: a user namespace has not every owner, and no devices for the hard
-    /// links of later layers.
-    pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
-        use testkit::EntryKind::{Block, Char, HardLink};
-        let device = |e: &EntrySpec| matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
-        let link = |e: &EntrySpec| matches!(e.kind, HardLink(_));
-        let first = layers.iter().position(|layer| layer.iter().any(device)).unwrap_or(layers.len());
-        if self.in_user_namespace && layers.iter().skip(first + 1).flatten().any(link) {
-            return false;
-        }
+    /// As [`Lab::can_hold`] with other options than the default ones.
+    pub fn can_hold_with(&self, layers: &[Vec<EntrySpec>], options: testkit::model::Options) -> bool {
         let fits = |e: &EntrySpec| {
             let owners = e.uid < 65536 && e.gid < 65536;
-            let xattrs = e.xattrs.iter().all(|(name, _)| name.starts_with(b"user."));
+            let xattrs = e.xattrs.iter().all(|(name, _)| {
+                let dropped =
+                    name.starts_with(b"trusted.overlay.") || (name == b"security.selinux" && !options.selinux_keep);
+                name.starts_with(b"user.") || dropped
+            });
             !self.in_user_namespace || ((owners || self.one_id) && xattrs)
         };
         layers.iter().flatten().all(fits)
+    }
+
+    /// The options that the model needs to know what mounts of this place read.
+    pub fn options(&self, options: testkit::model::Options) -> testkit::model::Options {
+        testkit::model::Options { userxattr: self.in_user_namespace, skip_devices: self.in_user_namespace, ..options }
     }
 
     /// Leaves out what the place cannot keep.
@@ -136,7 +137,11 @@ impl Lab {
     }
 
     pub fn describe(&self, path: &Path) -> Tree {
-        describe(path, &DescribeOptions::default()).unwrap_or_else(|e| panic!("describe {}: {e}", path.display()))
+        // Where the mount does not read `user.overlay.*` it is data like any other.
+        let (user, special) = (self.in_user_namespace, testkit::describe::overlay_xattr);
+        let ignore_xattr = Box::new(move |name: &[u8]| special(name) && (user || !name.starts_with(b"user.")));
+        let options = DescribeOptions { ignore_xattr, ..DescribeOptions::default() };
+        describe(path, &options).unwrap_or_else(|e| panic!("describe {}: {e}", path.display()))
     }
 
     /// Unpacks flat, mounted read-only, and mounted with an upper; an error if all refuse.
@@ -178,7 +183,7 @@ pub fn check_image(
     results: &Result<Vec<(&'static str, Tree)>>,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
-    match (Model::of_image(lab.model_options(options), layers), results) {
+    match (Model::of_image(lab.options(options), layers), results) {
         (Err(_), Err(_)) => {}
         (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
         (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
@@ -194,6 +199,16 @@ pub fn check_image(
         }
     }
     wrong
+}
+
+/// As [`check_image`], every way.
+pub fn check_every_way(
+    lab: &Lab,
+    name: &str,
+    layers: &[Vec<EntrySpec>],
+    options: testkit::model::Options,
+) -> Vec<String> {
+    check_image(lab, name, layers, options, &lab.every_way(layers, options))
 }
 
 /// Brings one image in every way and describes each result.
@@ -231,11 +246,18 @@ pub fn every_way_of(
     let snapshot = pulled.chain.snapshot(&key)?;
     let mounted = snapshot.mount(&merged)?;
     out.push(("mounted read-write", describe(&merged)));
-    // Removing everything must not trip over phantoms.
+    // Removing everything must not trip over phantoms. Xattr whiteouts of lower layers are phantoms to the kernel's own
+    // rmdir (measured on 6.18: it looks for character devices only), though nothing lists them.
+    let kernel_bug = |e: &std::io::Error| {
+        store.flavour().whiteouts == policy::WhiteoutForm::Xattr && e.raw_os_error() == Some(libc::ENOTEMPTY)
+    };
     for entry in std::fs::read_dir(&merged).unwrap() {
         let path = entry.unwrap().path();
         if path.symlink_metadata().unwrap().is_dir() {
-            std::fs::remove_dir_all(&path).unwrap_or_else(|e| panic!("remove {}: {e}", path.display()));
+            match std::fs::remove_dir_all(&path) {
+                Err(e) if !kernel_bug(&e) => panic!("remove {}: {e}", path.display()),
+                _ => {}
+            }
         } else {
             std::fs::remove_file(&path).unwrap_or_else(|e| panic!("remove {}: {e}", path.display()));
         }

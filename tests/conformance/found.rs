@@ -1,6 +1,6 @@
 //! Which tests guard a rule: found in the sources by their names, never listed by hand.
 //!
-//! Three kinds: cases of testkit (by their `rules`, and by name), test functions (every word of the name that is a rule
+//! Four kinds: images and archives of testkit (by their `rules`, and by name), test functions (every word of the name that is a rule
 //! in two digits, such as `fn z04_z11_…` or, in the escape catalogue, `s14_magic_link: |at| …`), and named entries of
 //! tables in `tests/`, such as `"t08_a_wrong_checksum"` in `tests/parsers.rs`.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use testkit::cases::{self, Case};
+use testkit::cases;
 
 use crate::catalogue::{Id, RULING, SECTIONS};
 
@@ -17,6 +17,8 @@ use crate::catalogue::{Id, RULING, SECTIONS};
 pub enum Sort {
     /// An image of testkit, run every way.
     Image,
+    /// A layer of testkit as its exact bytes, run every way by `tests/archives.rs`.
+    Archive,
     /// A `#[test]` function.
     Function,
     /// An entry of a table that a `#[test]` function goes through.
@@ -44,7 +46,10 @@ impl Found {
     pub fn look() -> Found {
         let mut found = Found::default();
         for case in cases::all() {
-            found.case(&case);
+            found.case(Sort::Image, case.name, case.rules);
+        }
+        for archive in cases::archives() {
+            found.case(Sort::Archive, archive.name, archive.rules);
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for place in ["src", "tests", "crates/testkit/src"] {
@@ -72,19 +77,19 @@ impl Found {
         self.tests.iter().filter(|t| t.sort == sort && !t.rules.is_empty()).count()
     }
 
-    fn case(&mut self, case: &Case) {
+    fn case(&mut self, sort: Sort, name: &str, listed: &[&str]) {
         let mut rules = BTreeSet::new();
-        for text in case.rules {
+        for text in listed {
             match Id::parse(text).filter(|id| exists(*id)) {
                 Some(id) => drop(rules.insert(id)),
-                None => self.faults.push(format!("case {}: {text} is no rule", case.name)),
+                None => self.faults.push(format!("case {name}: {text} is no rule")),
             }
         }
-        let first = case.name.split('_').next().and_then(Id::parse);
-        if first.is_none_or(|id| !rules.contains(&id) || !case.name.starts_with(&id.in_names())) {
-            self.faults.push(format!("case {}: begins with none of its rules {:?}", case.name, case.rules));
+        let first = name.split('_').next().and_then(Id::parse);
+        if first.is_none_or(|id| !rules.contains(&id) || !name.starts_with(&id.in_names())) {
+            self.faults.push(format!("case {name}: begins with none of its rules {listed:?}"));
         }
-        self.tests.push(Test { sort: Sort::Image, name: case.name.to_owned(), rules });
+        self.tests.push(Test { sort, name: name.to_owned(), rules });
     }
 
     /// Takes the test functions of a source file.

@@ -52,8 +52,8 @@ difference anywhere, and this page cannot be written.
 ids. {inside_one} of the images can exist in the first and {inside} in the second; the others hold owners outside the map or
 xattrs of `trusted.` and `security.`. The three ways and the model must agree there too.
 
-**What a cell says.** *Result* counts the images, the test functions named after the rule, which `cargo test --workspace` runs too, and the
-archives of tables in `tests/`. For the tools: `same` means unply's result; otherwise what they do instead; `—` that
+**What a cell says.** *Result* counts the images, the archives (layers as exact bytes, which `tests/archives.rs` brings the same ways and compares with the model), the test functions named after the rule, which `cargo test --workspace` runs too, and the
+entries of tables. For the tools: `same` means unply's result; otherwise what they do instead; `—` that
 nothing is recorded. `[m]` was measured with {tools}
 on Linux 6.18. `[s]` is by source: code, tests, change logs or issues, partly of other versions. podman stands for
 containers-storage, which CRI-O uses too. Nothing here is a judgement on current releases.
@@ -69,9 +69,10 @@ fn summary(out: &mut String, rules: &[Rule], run: &Run, found: &Found) {
     let without = rules.iter().filter(|r| r.untested.is_some()).count();
     writeln!(
         out,
-        "\n## Summary\n\n**{} rules: {tested} tested, {without} not offered or not testable here.** {} images, {} test functions, {} archives of tables carry a rule's number.\n",
+        "\n## Summary\n\n**{} rules: {tested} tested, {without} not offered or not testable here.** {} images, {} archives, {} test functions, {} escape attempts carry a rule's number.\n",
         rules.len(),
         run.images(),
+        found.count(Sort::Archive),
         found.count(Sort::Function),
         found.count(Sort::Attempt),
     )
@@ -137,7 +138,7 @@ fn result(tests: &[&Test], run: &Run) -> String {
         let refused = if refused > 0 { format!(" ({refused} refused)") } else { String::new() };
         parts.push(format!("{}{refused}", plural(images, "image")));
     }
-    for (sort, word) in [(Sort::Function, "test"), (Sort::Attempt, "archive")] {
+    for (sort, word) in [(Sort::Archive, "archive"), (Sort::Function, "test"), (Sort::Attempt, "escape")] {
         match of(sort).count() {
             0 => {}
             n => parts.push(plural(n, word)),

@@ -53,11 +53,11 @@ impl At {
     }
 }
 
-/// Archives, one a layer, and what they mean, or nothing where they must be refused.
-pub type Case = (Vec<Vec<u8>>, Option<Vec<Vec<EntrySpec>>>);
+/// Layers as tars, bottom first, and as entries where the model can say what they give.
+pub type Attempt = (Vec<Vec<u8>>, Option<Vec<Vec<EntrySpec>>>);
 
 /// Runs archives, one a layer, in every way; `spoken` is what they mean, or nothing where they must be refused.
-pub fn escape(name: &str, make: &dyn Fn(&At) -> Case) {
+pub fn escape(name: &str, make: &dyn Fn(&At) -> Attempt) {
     if !root_or_skip(name) {
         return;
     }
@@ -71,7 +71,7 @@ pub fn escape(name: &str, make: &dyn Fn(&At) -> Case) {
         return;
     }
     let before = canary.look();
-    let model = spoken.map(|layers| Model::of_image(lab.model_options(ModelOptions::default()), &layers));
+    let model = spoken.map(|layers| Model::of_image(lab.options(ModelOptions::default()), &layers));
     for resolver in [Resolver::Openat2, Resolver::Steps] {
         lab.resolver = Some(resolver);
         let result = lab.every_way_of_tars(&tars, ModelOptions::default());

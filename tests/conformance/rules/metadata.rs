@@ -20,7 +20,7 @@ pub fn metadata() -> Vec<Rule> {
         ),
         rule("M7", "User and group names are ignored; numbers count."),
         rule("M8", "Nanoseconds of times are kept.").same(Measured, ALL),
-        rule("M9", "Times before 1970 and fractions of them are kept; what the file system cannot hold is saturated.")
+        rule("M9", "Times before 1970 and fractions of them are kept; what the file system cannot hold is saturated, with a warning.")
             .ruled(8)
             .differ(Measured, LAYERED, "becomes 0")
             .says(Measured, &[Umoci], "kept; huge ones overflow"),
@@ -39,7 +39,7 @@ pub fn metadata() -> Vec<Rule> {
             .ruled(11)
             .differ(Source, &[Containerd, Docker], "set as it is")
             .same(Source, &[Podman, Umoci]),
-        rule("M16", "`security.capability` is kept; where a user namespace refuses it, dropped with a warning.")
+        rule("M16", "`security.capability` is kept; of version 3 for another root than 0, or where a user namespace refuses it, dropped with a warning.")
             .same(Measured, ALL),
         rule("M17", "Other `security.*` is kept; where a user namespace refuses it, dropped with a warning.").says(
             Source,
@@ -49,10 +49,10 @@ pub fn metadata() -> Vec<Rule> {
         rule("M18", "`user.*` on anything but files and directories is dropped with a warning.")
             .same(Source, &[Containerd, Docker])
             .differ(Measured, &[Podman, Umoci], "error"),
-        rule("M19", "A file system without xattrs: a warning for data, an error where overlayfs's marks are needed.")
+        rule("M19", "An xattr of a namespace that the place lacks: one warning a layer; a place that cannot hold overlayfs's marks is refused.")
             .same(Source, ALL),
         rule("M20", "`system.nfs4_acl` is dropped with a warning.").same(Source, &[Umoci]),
-        rule("M21", "An xattr too large for the file system is an error that says so."),
+        rule("M21", "An xattr too large for the file system is an error that says so; one too large for Linux refuses the layer."),
         rule("M22", "File flags such as immutable are never set."),
     ]
 }

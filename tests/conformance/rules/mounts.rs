@@ -8,7 +8,7 @@ pub fn mounts() -> Vec<Rule> {
             .says(Source, &[Containerd], "relative paths after fchdir")
             .says(Source, &[Docker], "short links `l/…`")
             .says(Source, &[Podman], "short links, `/proc/self/fd`"),
-        rule("N2", "500 layers mount; more are refused with the way out, unpacking into one directory.")
+        rule("N2", "999 layers mount: above 500 the bottom ones are an overlay of their own. More are refused with the way out, one directory.")
             .says(Source, &[Docker], "128")
             .says(Source, &[Podman], "500"),
         rule("N3", "Layer paths may have any length: layers are handed over as descriptors."),
@@ -42,7 +42,7 @@ pub fn mounts() -> Vec<Rule> {
             &[Containerd],
             "probes for `userxattr`",
         ),
-        rule("N14", "Whether listings tell types (`d_type`) is found out by trying.").same(Source, &[Containerd]),
+        rule("N14", "Whether listings tell types (`d_type`) is found out by trying; a place where they do not is refused.").same(Source, &[Containerd]),
         rule("N15", "Mounts carry no SELinux `context=`.")
             .says(Source, &[Podman], "offered")
             .untested("Not offered, and the machines that test have no SELinux"),

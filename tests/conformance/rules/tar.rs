@@ -5,10 +5,10 @@ use crate::catalogue::*;
 pub fn syntax() -> Vec<Rule> {
     vec![
         rule("T1", "One zero block at the end of the stream ends an archive.").same(Measured, ALL),
-        rule("T2", "The end of the stream without zero blocks ends an archive.").same(Source, ALL),
+        rule("T2", "The end of the stream without zero blocks, or within the padding of the last entry, ends an archive.").same(Source, ALL),
         rule("T3", "A header, extension or file cut short refuses the layer.").says(Source, ALL, "error for cut data"),
-        rule("T4", "What follows the end of the archive is not read as entries, but hashed.").same(Source, ALL),
-        rule("T5", "A second archive behind the end is not read as entries, but hashed.").same(Source, ALL),
+        rule("T4", "What follows the end of the archive is not read as entries, but hashed; a warning tells.").same(Source, ALL),
+        rule("T5", "A second archive behind the end is not read as entries, but hashed; a warning tells.").same(Source, ALL),
         rule("T6", "A single zero block with something behind it refuses the layer.").same(Source, ALL),
         rule("T7", "Checksums may be signed or unsigned, in any customary spelling.").same(Source, ALL),
         rule("T8", "A wrong checksum refuses the layer: no search for the next header.").same(Source, ALL),

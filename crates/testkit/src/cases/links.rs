@@ -297,6 +297,27 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         refused("s10_link_whose_parent_is_its_target", &["S10"], vec![vec![file("f", ""), hardlink("f/h", "f")]]),
         case(
+            "l14_target_replaced_by_a_symlink_out_of_the_root",
+            &["L14"],
+            vec![
+                vec![file("f", "1").mode(0o644), hardlink("h", "f"), symlink("f", "/../../victim")],
+                vec![hardlink("g", "f").mode(0o4777).owner(7, 8), hardlink("h", "f"), file("f/x", "2").mtime(77)],
+            ],
+            vec![
+                ("f", l("/../../victim").group("f").owner(0, 0)),
+                ("g", l("/../../victim").group("f")),
+                ("h", l("/../../victim").group("f")),
+                ("victim", d().implied(77)),
+                ("victim/x", f("2")),
+            ],
+        ),
+        case(
+            "l06_link_over_an_implied_directory_that_is_a_symlink_below",
+            &["L6", "S6"],
+            vec![vec![dir("r/"), symlink("d", "r")], vec![file("d/f", "1"), hardlink("d", "d/f")]],
+            vec![("r", d()), ("r/f", f("1").group("d")), ("d", f("1").group("d"))],
+        ),
+        case(
             "l01_link_replaces_a_directory",
             &["L1"],
             vec![vec![file("f", "1"), dir("d/"), file("d/x", "")], vec![hardlink("d", "f")]],

@@ -204,6 +204,19 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("d", d()), ("d/n", f(""))],
         ),
         case(
+            "x08_opaque_marker_with_a_trailing_slash_and_dots",
+            &["X8", "X9"],
+            vec![
+                vec![dir("d/"), file("d/old", ""), dir("e/"), file("e/old", ""), dir("g/"), file("g/old", "")],
+                vec![
+                    file("./d/./.wh..wh..opq/", ""),
+                    symlink("e//.wh..wh..opq", "anywhere"),
+                    hardlink("g/h/../.wh..wh..opq", "nowhere"),
+                ],
+            ],
+            vec![("d", d()), ("e", d()), ("g", d())],
+        ),
+        case(
             "x08_opaque_marker_as_device",
             &["X8", "W14"],
             vec![vec![dir("d/"), file("d/old", "")], vec![chr("./d//.wh..wh..opq", 0, 0)]],

@@ -159,5 +159,6 @@ pub(super) fn cases() -> Vec<Case> {
             ],
             vec![("p", d().implied(4)), ("p/r", d().implied(4))],
         ),
+        case("i19_an_image_without_layers_is_an_empty_root", &["I19", "R-21"], vec![], nothing()),
     ]
 }

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// Files that AUFS kept for links: the content, and the inode of the first link made (W13, R-32).
 type Stash = BTreeMap<Name, (Vec<u8>, Option<Inode>)>;
 
+/// Components of the deepest place that anything may be made at.
+const DEEPEST: usize = 1024;
+
 /// Whether a hard link found its target.
 enum Linked {
     Done,
@@ -202,10 +205,16 @@ impl Model {
                     if name.len() > 255 {
                         return refuse(Reason::NameTooLong);
                     }
+                    if walk.at.len() >= DEEPEST {
+                        return refuse(Reason::NameTooLong);
+                    }
                     self.implied(entry, &walk.at, &name);
                     walk.enter(name);
                 }
             }
+        }
+        if walk.at.len() >= DEEPEST {
+            return refuse(Reason::NameTooLong);
         }
         Ok((walk.at, last.clone()))
     }
@@ -265,8 +274,8 @@ impl Model {
 
     fn apply_header(&mut self, inode: Inode, entry: &EntrySpec) {
         for (name, value) in &entry.xattrs {
-            if self.keeps_xattr(name, inode) {
-                self.disk.node_mut(inode).xattrs.insert(name.clone(), value.clone());
+            if self.keeps_xattr(name, value, inode) {
+                self.disk.node_mut(inode).xattrs.insert(name.clone(), shown(name, value));
             } else {
                 self.warn("xattr-dropped", &entry.path);
             }
@@ -279,8 +288,10 @@ impl Model {
     }
 
     /// "Skipped with a warning: xattrs that are dropped" (R-9, R-10, R-11, M18, M20).
-    fn keeps_xattr(&self, name: &[u8], inode: Inode) -> bool {
+    fn keeps_xattr(&self, name: &[u8], value: &[u8], inode: Inode) -> bool {
         match name {
+            // M16: version 3 is for the user namespace whose root is the last word; 0 is everybody's.
+            b"security.capability" => value.len() == 20 || value.ends_with(&[0; 4]),
             b"security.selinux" => self.options.selinux_keep,
             b"system.nfs4_acl" => false,
             _ if name.starts_with(b"trusted.overlay.") => false,
@@ -289,4 +300,14 @@ impl Model {
             _ => true,
         }
     }
+}
+
+/// M16: a capability of version 3 whose root is 0 is one of version 2.
+fn shown(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut shown = value.to_vec();
+    if name == b"security.capability" {
+        shown.truncate(20);
+        shown[3] = 2;
+    }
+    shown
 }

@@ -49,7 +49,7 @@ expectation written by hand and with the reference model of `crates/testkit`, wh
 difference anywhere, and this page cannot be written.
 
 **In user namespaces.** The same test starts itself again under `unshare -Urm` (one id mapped) and in a namespace with 65,536
-ids. {inside_one} of the images can exist in the first and {inside} in the second; the others hold owners outside the map or
+ids. {inside_one} of the images can exist in the first and {inside} in the second; the others hold devices, owners outside the map or
 xattrs of `trusted.` and `security.`. The three ways and the model must agree there too.
 
 **What a cell says.** *Result* counts the images, the archives (layers as exact bytes, which `tests/archives.rs` brings the same ways and compares with the model), the test functions named after the rule, which `cargo test --workspace` runs too, and the

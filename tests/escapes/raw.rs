@@ -4,7 +4,7 @@ use testkit::tar::field::{LINKNAME, PREFIX};
 use testkit::tar::{Header, TarBuilder};
 use testkit::{EntrySpec, file, hardlink, symlink};
 
-use crate::{At, Attempt, escape};
+use crate::{At, Attempt as Case, escape};
 
 fn regular(name: &str) -> Header {
     Header::new(b'0', name)
@@ -15,7 +15,7 @@ fn tar() -> TarBuilder {
 }
 
 /// One layer that means these entries; a bare header has no time.
-fn means(tar: TarBuilder, entries: Vec<EntrySpec>) -> Attempt {
+fn means(tar: TarBuilder, entries: Vec<EntrySpec>) -> Case {
     (vec![tar.finish()], Some(vec![entries.into_iter().map(|entry| entry.mtime(0)).collect()]))
 }
 
@@ -23,7 +23,7 @@ macro_rules! raw {
     ($($name:ident: |$at:pat_param| $case:expr;)*) => {
         $(#[test]
         fn $name() {
-            escape(stringify!($name), &|$at: &At| -> Attempt { $case });
+            escape(stringify!($name), &|$at: &At| -> Case { $case });
         })*
         pub const NAMES: &[&str] = &[$(concat!(module_path!(), "::", stringify!($name))),*];
     };

@@ -134,7 +134,7 @@ impl Attack<'_> {
         let swapped: Vec<&(String, String)> = pairs.iter().filter(exchange).collect();
         if !swapped.is_empty() {
             spin(self.hold);
-            swapped.iter().filter(|pair| exchange(*pair)).count();
+            swapped.iter().filter(|pair| exchange(pair)).count();
             spin(self.rest);
         }
     }

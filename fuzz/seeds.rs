@@ -45,7 +45,7 @@ fn main() {
 
 /// Every case of the rule book: as text for `apply_tree`, its layers as archives.
 fn cases(out: &mut Out) {
-    for case in testkit::cases::all() {
+    for (n, case) in testkit::cases::all().into_iter().enumerate() {
         let choice = u8::from(case.options.strict)
             | u8::from(case.options.lower_symlinks == testkit::model::LowerSymlinks::Shadow) << 1
             | u8::from(case.options.root_entry == testkit::model::RootEntry::Apply) << 2;
@@ -53,6 +53,11 @@ fn cases(out: &mut Out) {
             // Flat and mounted.
             out.add("apply_tree", case.name, &[&[choice | 8], &text[..]].concat());
             out.add("whiteout_plan", case.name, &[&[choice & 3, 0, 7], &text[..]].concat());
+            // The other namespace, kept labels, whiteouts as xattrs, no devices, tolerated xattrs; squashed owners, few
+            // entries, no end mark, a label in front, cut off.
+            let (others, befalls) = ([4, 8, 16, 20, 32, 96], [0, 1, 2, 4, 8, 128, 200]);
+            let bytes = [others[n % others.len()] | choice & 3, befalls[n % befalls.len()], n as u8];
+            out.add("whiteout_plan", &format!("{}-odd", case.name), &[&bytes, &text[..]].concat());
         }
         for (n, layer) in case.layers.iter().enumerate() {
             out.archive(&format!("{}-{n}", case.name), &testkit::layer(layer));

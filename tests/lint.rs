@@ -157,7 +157,7 @@ fn images() -> Vec<(Code, &'static [Code], Of)> {
         two(UserOverlayXattr, &[], lower(), vec![dir("d/").xattr("user.overlay.opaque", "y")]),
         two(LinkIntoLower, &[], vec![f()], vec![hardlink("g", "f")]),
         one(LinkTargetSpelling, &[], vec![f(), hardlink("g", "/f")]),
-        one(LinkTargetClamped, &[], vec![f(), hardlink("g", "../f")]),
+        one(LinkTargetClamped, &[NameClamped], vec![f(), hardlink("g", "../f")]),
         one(LinkToSymlink, &[], vec![symlink("s", "x"), hardlink("g", "s")]),
         one(LinkForward, &[], vec![hardlink("g", "f"), f()]),
         one(LinkToSelf, &[Duplicate], vec![f(), hardlink("f", "f")]),

@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::io::BufRead as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -25,6 +26,8 @@ use unply::unpack::{self, Event, Options};
 
 /// Swaps of each kind of run that have to be seen before the test is over.
 const SWAPS: u64 = 10_000;
+/// Runs of each kind, at least.
+const ROUNDS: u64 = 12;
 const PAIRS: usize = 12;
 
 /// Two layers of some thousand entries: directories `a/d…`, each beside a symlink `a/l…` that leads to `victim`.
@@ -62,6 +65,10 @@ fn plant(victim: &Path) {
     for name in ["sub0", "tree", "stash", "meta", "rootfs", "d0/sub0", "a/d0/sub0"] {
         std::fs::create_dir_all(victim.join(name)).unwrap();
     }
+    for k in 0..60 {
+        std::fs::create_dir_all(victim.join(format!("sub{k}"))).unwrap();
+        std::fs::write(victim.join(format!("sub{k}/file")), "precious").unwrap();
+    }
     for name in ["through0", "file", "sub0/file", "entries", "record.json", "lock", "d0/sub0/file"] {
         std::fs::write(victim.join(name), name).unwrap();
     }
@@ -83,8 +90,10 @@ struct Attack<'a> {
     stop: AtomicBool,
     resting: AtomicBool,
     swaps: AtomicU64,
-    /// Nanoseconds of rest after each pair of swaps.
-    rest: u64,
+    /// How long symlinks stand.
+    hold: Duration,
+    /// How long everything is in order after it.
+    rest: Duration,
 }
 
 impl Attack<'_> {
@@ -98,35 +107,35 @@ impl Attack<'_> {
             }
             for place in places() {
                 let Ok(at) = open(&place.join("a")) else { continue };
-                for (a, b) in &pairs {
-                    self.swap(&at, a, b);
-                }
+                self.swap(&at, &pairs);
             }
             // The staging's own directories, for a symlink of the attacker's.
             for place in places() {
                 let Some(above) = place.parent().and_then(|above| open(above).ok()) else { continue };
+                let _ = rustix::fs::symlinkat(self.victim, &above, "evil");
                 for name in ["tree", "meta", "stash", "rootfs"] {
-                    let _ = rustix::fs::symlinkat(self.victim, &above, "evil");
-                    self.swap(&above, name, "evil");
+                    self.swap(&above, &[(name.to_owned(), "evil".to_owned())]);
                 }
             }
         }
         self.resting.store(true, Ordering::Release);
     }
 
-    fn swap(&self, at: &OwnedFd, a: &str, b: &str) {
+    /// Swaps all pairs, lets the symlinks stand for a moment, and puts everything back.
+    fn swap(&self, at: &OwnedFd, pairs: &[(String, String)]) {
         if self.stop.load(Ordering::Relaxed) {
             return;
         }
-        if renameat_with(at, a, at, b, RenameFlags::EXCHANGE).is_ok() {
-            self.swaps.fetch_add(1, Ordering::Relaxed);
-            if renameat_with(at, a, at, b, RenameFlags::EXCHANGE).is_ok() {
-                self.swaps.fetch_add(1, Ordering::Relaxed);
-            }
-            let start = std::time::Instant::now();
-            while start.elapsed() < Duration::from_nanos(self.rest) {
-                std::hint::spin_loop();
-            }
+        let exchange = |(a, b): &&(String, String)| {
+            let done = renameat_with(at, a.as_str(), at, b.as_str(), RenameFlags::EXCHANGE).is_ok();
+            self.swaps.fetch_add(u64::from(done), Ordering::Relaxed);
+            done
+        };
+        let swapped: Vec<&(String, String)> = pairs.iter().filter(exchange).collect();
+        if !swapped.is_empty() {
+            spin(self.hold);
+            swapped.iter().filter(|pair| exchange(*pair)).count();
+            spin(self.rest);
         }
     }
 
@@ -135,6 +144,13 @@ impl Attack<'_> {
         while !self.resting.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
+    }
+}
+
+fn spin(time: Duration) {
+    let start = std::time::Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
     }
 }
 
@@ -190,7 +206,7 @@ fn race(lab: &Lab, phase: Phase, run: Run<'_>) -> Tally {
     let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
 
     let mut tally = Tally::default();
-    while tally.swaps < SWAPS || tally.whole == 0 {
+    while tally.swaps < SWAPS || tally.whole == 0 || tally.rounds < ROUNDS {
         tally.rounds += 1;
         assert!(tally.rounds < 2_000, "{SWAPS} swaps and one undisturbed tree were not seen: {tally:?}");
         let work = tempfile::tempdir_in(lab.path()).unwrap();
@@ -201,8 +217,9 @@ fn race(lab: &Lab, phase: Phase, run: Run<'_>) -> Tally {
             stop: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             swaps: AtomicU64::new(0),
-            // Now in quick succession, now with time for a whole layer in between.
-            rest: [0, 20_000, 200_000, 2_000_000][usize::try_from(tally.rounds % 4).unwrap()],
+            // From half of the time to now and then.
+            hold: Duration::from_micros([0, 20, 100][usize::try_from(tally.rounds % 3).unwrap()]),
+            rest: Duration::from_micros([0, 100, 1_000, 10_000][usize::try_from(tally.rounds % 4).unwrap()]),
         };
         let options = Options { durable: false, jobs: 2, resolver: lab.resolver, ..Options::default() };
         let result = std::thread::scope(|scope| {
@@ -337,4 +354,79 @@ fn pull_to_the_end() {
 #[test]
 fn the_same_inside_a_user_namespace() {
     in_user_namespace(&["flat_while_layers_are_extracted", "pull_while_layers_are_extracted"]);
+}
+
+/// An archive during which something happens, right before the block at `when` is read.
+struct Interrupted<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    when: usize,
+    happens: Option<&'a dyn Fn()>,
+}
+
+impl std::io::Read for Interrupted<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.fill_buf()?.len().min(out.len());
+        out[..n].copy_from_slice(&self.bytes[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+impl std::io::BufRead for Interrupted<'_> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if self.at == self.when
+            && let Some(happens) = self.happens.take()
+        {
+            happens();
+        }
+        let end = if self.at < self.when { self.when } else { self.bytes.len() };
+        Ok(&self.bytes[self.at..end])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+    }
+}
+
+/// The same swap at a chosen moment: what stands at a name is no longer what was put there, and has to go.
+#[test]
+fn a_directory_that_nobody_made_there_is_not_removed() {
+    use unply::apply::{ApplyOptions, PlanOptions, Target, apply_layer};
+    use unply::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
+    use unply::root::Dir;
+
+    let before = testkit::layer(&[dir("d/"), file("d/precious", "x"), symlink("l", "d2")]);
+    let when = before.len() - 1024;
+    for (what, last) in [
+        ("through it", file("l/through", "x")),
+        ("over it", file("l", "x")),
+        ("a link over it", hardlink("l", "d/precious")),
+    ] {
+        let archive = [&before[..when], &testkit::layer(&[last])[..]].concat();
+        for resolver in [Resolver::Openat2, Resolver::Steps] {
+            let work = tempfile::tempdir().unwrap();
+            let place = Dir::open(work.path()).unwrap().with_resolver(resolver);
+            let (tree, stash) = (place.new_dir(b"tree", 0o755).unwrap(), place.new_dir(b"stash", 0o700).unwrap());
+            let target = Target { tree, stash, journal: place.new_file(b"journal").unwrap().into() };
+            let options = ApplyOptions {
+                plan: PlanOptions {
+                    tree: TreeOptions::default(),
+                    flavour: XattrFlavour::User,
+                    limits: Limits::default(),
+                },
+                whiteouts: WhiteoutForm::CharDevice,
+                ownership: Ownership::Squash,
+                skip_devices: true,
+                tolerate_xattrs: true,
+            };
+            let at = open(&work.path().join("tree")).unwrap();
+            let swap = || renameat_with(&at, "d", &at, "l", RenameFlags::EXCHANGE).unwrap();
+            let mut archive = Interrupted { bytes: &archive, at: 0, when, happens: Some(&swap) };
+            let error = apply_layer(&mut archive, target, &options, &mut |_| {}, &|| Ok(())).expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Busy, "{what}, {resolver:?}: {error}");
+            let left = ["tree/l", "tree/d", "stash/1"].map(|place| work.path().join(place).join("precious"));
+            assert!(left.iter().any(|path| path.exists()), "{what}, {resolver:?}: removed");
+        }
+    }
 }

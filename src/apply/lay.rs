@@ -1,6 +1,6 @@
 //! Runs actions on the layer directory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
@@ -38,7 +38,7 @@ pub(super) struct Layer<'o> {
     pub(super) whiteouts: u64,
     pub(super) opaques: u64,
     /// Names of devices that could not be made here: they hide what lower layers have all the same (R2).
-    pub(super) unmade: Vec<(DirId, Vec<u8>)>,
+    pub(super) unmade: BTreeSet<(DirId, Vec<u8>)>,
     last_parent: Option<(LiteralPath, DirId)>,
     /// Owner that the kernel gives to what this process makes.
     creator: (u32, u32),
@@ -68,7 +68,7 @@ impl<'o> Layer<'o> {
             facts: LayerFacts::default(),
             whiteouts: 0,
             opaques: 0,
-            unmade: Vec::new(),
+            unmade: BTreeSet::new(),
             last_parent: None,
             creator: me,
             umask: crate::sys::umask(),
@@ -192,16 +192,17 @@ impl<'o> Layer<'o> {
                 continue;
             }
             let dir = self.dirs.handle(here)?;
-            match dir.read_link(&component)? {
+            let opaque = match dir.read_link(&component)? {
                 ReadLink::Target(target) => {
                     links += 1;
                     here = expand(&target, here, links, &mut todo)?;
                     continue;
                 }
                 ReadLink::NotALink => self.displace(here, &dir, &component)?,
-                ReadLink::Nothing => {}
-            }
+                ReadLink::Nothing => false,
+            };
             here = self.imply(here, &dir, &component, implied_by)?;
+            self.dirs.info_mut(here).opaque = opaque;
         }
         Ok(here)
     }
@@ -250,13 +251,15 @@ impl<'o> Layer<'o> {
         self.dirs.any_implied() || self.facts.late_links > 0
     }
 
-    /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
+    /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere. Memory is used up wherever
+    /// it leads.
     pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
-        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful()
+        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful() && !self.dirs.memory.is_over()
     }
 
-    /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
-    fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
+    /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it. Returns whether
+    /// it was no directory: it took the place of whatever lower layers have there, so a directory that follows is opaque.
+    fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<bool> {
         self.last_parent = None;
         let known = self.dirs.child(parent, name);
         if let Some(id) = known {
@@ -277,11 +280,12 @@ impl<'o> Layer<'o> {
         }
         if self.doubtful() {
             let placed = self.dirs.path(parent).join(name);
-            self.journal.push(RecordRef::Stashed { placed: &placed, number })
+            self.journal.push(RecordRef::Stashed { placed: &placed, number })?;
         } else {
             self.stashed -= 1;
-            self.stash.remove_all(&aside)
+            self.stash.remove_all(&aside)?;
         }
+        Ok(known.is_none())
     }
 
     fn opaque_over_own_file(&mut self, path: &LiteralPath, mtime: Timestamp) -> Result<()> {
@@ -293,13 +297,13 @@ impl<'o> Layer<'o> {
         }
         let dir = self.dirs.handle(parent)?;
         match dir.stat(last)? {
-            Some(st) if st.kind != Kind::Symlink => {
-                self.displace(parent, &dir, last)?;
-                self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
-                Ok(())
-            }
-            _ => Ok(()),
+            Some(st) if st.kind != Kind::Symlink => _ = self.displace(parent, &dir, last)?,
+            None if self.unmade.contains(&(parent, last.to_vec())) => {}
+            _ => return Ok(()),
         }
+        let id = self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
+        self.dirs.info_mut(id).opaque = true;
+        Ok(())
     }
 
     fn directory(
@@ -323,16 +327,15 @@ impl<'o> Layer<'o> {
             return Ok(());
         }
         let dir = self.dirs.handle(parent)?;
-        let replaces = !dir.make_dir(name, WORKING_MODE)?;
-        if replaces {
-            self.duplicate(parent, &dir, name, entry, warn)?;
+        let mut opaque = false;
+        if !dir.make_dir(name, WORKING_MODE)? {
+            opaque = self.duplicate(parent, &dir, name, entry, warn)?;
             self.make_dir_clean(&dir, name)?;
         } else {
             self.facts.inodes += 1;
         }
         let id = self.dirs.add(parent, name, true, meta.clone())?;
-        // What it replaced had removed a lower directory with everything below it.
-        self.dirs.info_mut(id).opaque = replaces;
+        self.dirs.info_mut(id).opaque = opaque;
         Ok(())
     }
 
@@ -347,7 +350,7 @@ impl<'o> Layer<'o> {
         name: &[u8],
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.twice(entry, warn);
         self.displace(parent, dir, name)
     }
@@ -470,7 +473,7 @@ impl<'o> Layer<'o> {
                 self.duplicate(parent, &dir, name, entry, warn)?;
             }
             self.facts.devices_skipped = true;
-            self.unmade.push((parent, name.to_vec()));
+            self.unmade.insert((parent, name.to_vec()));
             return Ok(());
         }
         let make = |dir: &Dir| match node {

@@ -70,7 +70,6 @@ pub fn make_fixup(
     redirected: &mut dyn FnMut(&[u8], &[u8]),
 ) -> Result<FixupFacts> {
     let mut replay = replay::Replay::new(&input.lower, input.lower_symlinks, input.marks, input.limits);
-    replay.skip_devices = input.skip_devices;
     let mut watch = Redirects(redirected);
     replay.deletions(&mut Reader::new((input.journal)()?)?, &mut watch)?;
     replay.entries(&mut Reader::new((input.journal)()?)?, &mut watch)?;

@@ -94,8 +94,6 @@ pub(super) struct Replay {
     aufs: HashMap<Vec<u8>, InodeId>,
     lower_symlinks: LowerSymlinks,
     max_depth: usize,
-    /// Device nodes cannot be made here.
-    pub skip_devices: bool,
     marks: Marks,
     late: Vec<LateLink>,
     redirects: u64,
@@ -127,7 +125,6 @@ impl Replay {
             stashed: HashMap::new(),
             aufs: HashMap::new(),
             lower_symlinks,
-            skip_devices: false,
             max_depth: limits.max_depth,
             marks,
             late: Vec::new(),
@@ -308,11 +305,6 @@ impl Replay {
                     self.tree.make_dir(parent, name, meta)?;
                 }
             }
-            return Ok(());
-        }
-        if self.skip_devices && matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) {
-            // What it replaces goes, and nothing takes its place (R2).
-            self.tree.remove(parent, name);
             return Ok(());
         }
         let inode = match node {

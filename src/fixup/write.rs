@@ -66,7 +66,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn visit(&mut self, dir: DirId, shown: Option<&ViewDir>, path: &LiteralPath, pass: Pass) -> Result<()> {
         for name in self.names(dir, shown)? {
-            let want = self.replay.tree.child(dir, &name)?;
+            let want = self.wanted(dir, &name)?;
             let have = match shown {
                 Some(view) => view.lookup(&name)?,
                 None => None,
@@ -109,6 +109,17 @@ impl Writer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Returns what has to show; a device that cannot be made here has done its work by replacing what was there (R2).
+    fn wanted(&mut self, dir: DirId, name: &[u8]) -> Result<Option<Child>> {
+        let child = self.replay.tree.child(dir, name)?;
+        if let (true, Some(Child::Leaf { inode, .. })) = (self.input.skip_devices, child)
+            && let Source::Own(Node::CharDevice(..) | Node::BlockDevice(..)) = &self.replay.tree.inode(inode).source
+        {
+            return Ok(None);
+        }
+        Ok(child)
     }
 
     /// Returns the names that could differ between the wanted directory and the shown one.

@@ -325,7 +325,12 @@ impl Remembered {
     /// `Limit` once it is more than the layer may take.
     pub fn add(&mut self, bytes: usize) -> Result<(), Error> {
         self.bytes = self.bytes.saturating_add(bytes as u64);
-        if self.bytes > self.max { Err(Limit::LayerMemory.exceeded(self.max, self.bytes)) } else { Ok(()) }
+        if self.is_over() { Err(Limit::LayerMemory.exceeded(self.max, self.bytes)) } else { Ok(()) }
+    }
+
+    /// Tells whether it is too much already.
+    pub fn is_over(&self) -> bool {
+        self.bytes > self.max
     }
 
     /// Adds what extended attributes take.

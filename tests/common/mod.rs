@@ -107,13 +107,21 @@ impl Lab {
         self.dir.path()
     }
 
-    /// Whether this place can show the image at all: a user namespace has not every owner.
+    /// Whether this place can show the image at all: a user namespace has not every owner, and no devices for the hard
+    /// links of later layers.
     pub fn can_hold(&self, layers: &[Vec<EntrySpec>]) -> bool {
         self.can_hold_with(layers, testkit::model::Options::default())
     }
 
     /// As [`Lab::can_hold`] with other options than the default ones.
     pub fn can_hold_with(&self, layers: &[Vec<EntrySpec>], options: testkit::model::Options) -> bool {
+        use testkit::EntryKind::{Block, Char, HardLink};
+        let device = |e: &EntrySpec| matches!(e.kind, Char(..) | Block(..)) && !matches!(e.kind, Char(0, 0));
+        let link = |e: &EntrySpec| matches!(e.kind, HardLink(_));
+        let first = layers.iter().position(|layer| layer.iter().any(device)).unwrap_or(layers.len());
+        if self.in_user_namespace && layers.iter().skip(first + 1).flatten().any(link) {
+            return false;
+        }
         let fits = |e: &EntrySpec| {
             let owners = e.uid < 65536 && e.gid < 65536;
             let xattrs = e.xattrs.iter().all(|(name, _)| {

@@ -190,8 +190,16 @@ crate::cases! {
         vec![symlink("usr/lib", &at.victim), file("lib/file", "2")],
         vec![whiteout("lib", "sub"), hardlink("h", "usr/lib/file")],
     ];
-    d06_file_then_directory_over_a_lower_directory: |_| vec![
-        vec![dir("d/"), file("d/old", "1")], vec![file("d", "x"), dir("d/"), file("d/new", "2")],
+    // What the file or the symlink hid stays hidden when a directory takes its place.
+    d06_w04_file_then_directory_over_a_lower_directory: |at| vec![
+        vec![
+            dir("d/"), file("d/old", "1"), dir("e/f/"), file("e/f/old", "1"), dir("g/"), file("g/old", "1"),
+            dir("h/"), file("h/old", "1"),
+        ],
+        vec![
+            file("d", "x"), dir("d/"), file("d/new", "2"), dir("e/"), file("e/f", "x"), file("e/f/new", "2"),
+            symlink("g", &at.victim), dir("g/"), file("g/new", "2"), dir("h/"), file("h", "x"), dir("h/"),
+        ],
     ];
     w04_whiteout_then_symlink_then_through_it: |at| vec![
         vec![dir("d/"), file("d/file", "1")], vec![whiteout("", "d"), symlink("d", &at.victim), file("d/file", "2")],

@@ -1,6 +1,6 @@
 //! Nodes that must not be opened: a pipe's open blocks, a device's open has effects.
 
-use testkit::{blk, chr, dir, fifo, file, hardlink, symlink, whiteout};
+use testkit::{blk, chr, dir, fifo, file, hardlink, opaque, symlink, whiteout};
 
 crate::cases! {
     // A reader would wait for a writer that never comes.
@@ -33,12 +33,13 @@ crate::cases! {
     ];
     // Where devices cannot be made, the older file of that name must not show instead.
     a_device_that_cannot_be_made_replaces_what_is_below: |_| vec![
-        vec![file("a", "1"), dir("d/"), file("d/f", "1"), dir("e/"), file("e/f", "1"), symlink("usr", "e")],
+        vec![file("a", "1"), dir("d/"), file("d/f", "1"), dir("e/"), file("e/f", "1"), symlink("usr", "e"), dir("o/"), file("o/f", "1"), dir("p/"), file("p/old", "1")],
         vec![
             chr("a", 1, 3), blk("d", 8, 0), chr("new/c", 1, 5), file("x", "1"), hardlink("y", "x"), chr("x", 1, 3),
             chr("usr/f", 1, 3), chr("e/g", 1, 3), file("e/g", "now a file"), chr("h", 1, 3), dir("h/"), file("h/f", "x"),
+            hardlink("e/f", "a"), hardlink("i", "k"), chr("k", 1, 3), chr("o", 1, 3), opaque("o"), chr("p", 1, 3), file("p/f", "x"),
         ],
-        vec![file("d/g", "2"), hardlink("z", "y")],
+        vec![file("d/g", "2"), file("p/g", "2")],
     ];
     a_device_that_cannot_be_made_then_a_directory: |_| vec![
         vec![dir("d/"), file("d/old", "1")], vec![chr("d", 1, 3), dir("d/"), file("d/new", "2")],

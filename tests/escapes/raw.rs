@@ -4,9 +4,7 @@ use testkit::tar::field::{LINKNAME, PREFIX};
 use testkit::tar::{Header, TarBuilder};
 use testkit::{EntrySpec, file, hardlink, symlink};
 
-use crate::{At, escape};
-
-type Case = (Vec<Vec<u8>>, Option<Vec<Vec<EntrySpec>>>);
+use crate::{At, Attempt as Case, escape};
 
 fn regular(name: &str) -> Header {
     Header::new(b'0', name)

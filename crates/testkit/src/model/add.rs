@@ -64,7 +64,22 @@ impl Model {
                 return Err(Refusal::new(Reason::LinkTargetMissing, entry));
             }
         }
+        if self.options.skip_devices {
+            self.drop_devices();
+        }
         Ok(())
+    }
+
+    /// "When the layer is done, its devices are taken away under all their names."
+    fn drop_devices(&mut self) {
+        for (path, inode) in self.disk.names() {
+            if matches!(self.disk.node(inode).kind, Kind::Char(..) | Kind::Block(..)) {
+                let mut dir: Path = path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect();
+                let name = dir.pop().expect("the root is no device");
+                self.disk.remove(&dir, &name);
+                self.warn("device-skipped", &path);
+            }
+        }
     }
 
     /// "Directory entry": an existing directory keeps its content and takes all metadata (D5).
@@ -81,12 +96,6 @@ impl Model {
     /// "Regular file, symlink, device, fifo": always a new inode (L7, L8).
     fn other(&mut self, entry: &EntrySpec, path: &Path) -> Result<(), Refusal> {
         let (dir, name) = self.parent(entry, path)?;
-        if self.options.skip_devices && matches!(entry.kind, EntryKind::Char(..) | EntryKind::Block(..)) {
-            // "What it replaces is removed, and nothing takes its place."
-            self.disk.remove(&dir, &name);
-            self.warn("device-skipped", &entry.path);
-            return Ok(());
-        }
         let kind = match &entry.kind {
             EntryKind::File(content) => Kind::file(content),
             EntryKind::Symlink(target) => Kind::Symlink(target.clone()),

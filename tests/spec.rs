@@ -21,7 +21,11 @@ fn random_images_give_one_tree_everywhere() {
         if lab.can_hold_with(&image.layers, image.options) {
             checked += 1;
             let name = format!("seed {seed} ({:?})", image.options);
-            wrong.extend(check_every_way(&lab, &name, &image.layers, image.options));
+            let findings = check_every_way(&lab, &name, &image.layers, image.options);
+            if !findings.is_empty() {
+                wrong.extend(findings);
+                wrong.push(shrunk(&lab, image));
+            }
         }
         if wrong.len() > 60 {
             break;
@@ -29,6 +33,38 @@ fn random_images_give_one_tree_everywhere() {
     }
     println!("{checked} of {count} random images checked, {} findings", wrong.len());
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Leaves out layers and entries as long as something is wrong, and prints what is left.
+fn shrunk(lab: &Lab, mut image: testkit::random::RandomImage) -> String {
+    let fails = |layers: &[Vec<testkit::EntrySpec>]| !check_every_way(lab, "", layers, image.options).is_empty();
+    let mut again = true;
+    while again {
+        again = false;
+        for layer in (0..image.layers.len()).rev() {
+            let mut smaller = image.layers.clone();
+            smaller.remove(layer);
+            if fails(&smaller) {
+                (image.layers, again) = (smaller, true);
+                continue;
+            }
+            for entry in (0..image.layers[layer].len()).rev() {
+                let mut smaller = image.layers.clone();
+                smaller[layer].remove(entry);
+                if fails(&smaller) {
+                    (image.layers, again) = (smaller, true);
+                }
+            }
+        }
+    }
+    let mut out = "  the smallest image that does so:".to_string();
+    for (n, layer) in image.layers.iter().enumerate() {
+        out += &format!("\n    layer {n}");
+        for entry in layer {
+            out += &format!("\n      {:<24} {:?}", testkit::tree::text(&entry.path), entry.kind);
+        }
+    }
+    out
 }
 
 #[test]

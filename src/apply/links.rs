@@ -18,8 +18,20 @@ use super::{Data, Warning};
 /// A file that AUFS kept aside.
 pub(super) struct AufsFile {
     number: u64,
-    placed: Option<LiteralPath>,
-    size: u64,
+    /// Some name of the layer was linked to it.
+    linked: bool,
+}
+
+impl AufsFile {
+    /// Its name in the stash.
+    fn in_stash(&self) -> Vec<u8> {
+        format!("a{}", self.number).into_bytes()
+    }
+
+    /// What the journal calls a link to it: by number, since the archive's name may be used again.
+    fn node(&self) -> Node {
+        Node::AufsLink(self.number.to_string().into_bytes())
+    }
 }
 
 /// A link to a file that AUFS keeps aside later in the archive.
@@ -40,6 +52,9 @@ impl Layer<'_> {
         data: &mut Data<'_, R>,
     ) -> Result<()> {
         self.facts.late_links += 1;
+        if let Node::AufsLink(stored) = &node {
+            return self.unplaced_aufs(path, stored, meta);
+        }
         let Node::File { size, sparse } = &node else {
             return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
         };
@@ -52,6 +67,32 @@ impl Layer<'_> {
         let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
         self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta })?;
         self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
+    }
+
+    /// As [`Layer::unplaced`], for a link to what AUFS kept aside: the stash gets one more name for it.
+    fn unplaced_aufs(&mut self, path: &LiteralPath, stored: &[u8], meta: &NodeMeta) -> Result<()> {
+        let Some(file) = self.aufs.get(stored) else {
+            return self.early_aufs(path, stored, meta.clone(), path.as_bytes());
+        };
+        let (source, node) = (file.in_stash(), file.node());
+        self.stashed += 1;
+        let number = self.stashed;
+        let name = number.to_string().into_bytes();
+        if self.stash.link(&name, &self.stash.clone(), &source)? != LinkOutcome::Made {
+            return Err(changed_meanwhile(&name));
+        }
+        let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
+        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta })?;
+        self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
+    }
+
+    fn early_aufs(&mut self, path: &LiteralPath, stored: &[u8], meta: NodeMeta, entry: &[u8]) -> Result<()> {
+        let (path, stored, entry) = (path.clone(), stored.to_vec(), entry.to_vec());
+        let names = path.as_bytes().len() + stored.len() + entry.len();
+        self.dirs.memory.add(size_of::<EarlyAufsLink>() + names)?;
+        self.dirs.memory.add_xattrs(&meta.xattrs)?;
+        self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
+        Ok(())
     }
 
     pub(super) fn hard_link(
@@ -228,11 +269,10 @@ impl Layer<'_> {
         let number = self.stashed;
         let file = format!("a{number}");
         let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
-        let size = data.left;
-        self.write_data(&fd, size, None, data)?;
+        self.write_data(&fd, data.left, None, data)?;
         self.dirs.memory.add(2 * size_of::<(Vec<u8>, AufsFile)>() + name.len())?;
-        if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size }) {
-            self.stash.unlink(format!("a{}", old.number).as_bytes())?;
+        if let Some(old) = self.aufs.insert(name, AufsFile { number, linked: false }) {
+            self.stash.unlink(&old.in_stash())?;
         }
         Ok(())
     }
@@ -248,16 +288,13 @@ impl Layer<'_> {
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
     ) -> Result<()> {
-        let Some(file) = self.aufs.get(stored) else {
-            let (path, stored, entry) = (path.clone(), stored.to_vec(), entry.to_vec());
-            let names = path.as_bytes().len() + stored.len() + entry.len();
-            self.dirs.memory.add(size_of::<EarlyAufsLink>() + names)?;
-            self.dirs.memory.add_xattrs(&meta.xattrs)?;
-            self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
-            return Ok(());
+        let Some(file) = self.aufs.get_mut(stored) else {
+            return self.early_aufs(path, stored, meta, entry);
         };
-        let (number, size, first) = (file.number, file.size, file.placed.clone());
-        let source = format!("a{number}").into_bytes();
+        let (source, node) = (file.in_stash(), file.node());
+        if !std::mem::replace(&mut file.linked, true) {
+            self.facts.inodes += 1;
+        }
         let dir = self.dirs.handle(parent)?;
         if dir.link(last, &self.stash.clone(), &source)? == LinkOutcome::Taken {
             self.duplicate(parent, &dir, last, entry, warn)?;
@@ -268,19 +305,7 @@ impl Layer<'_> {
         let st = dir.stat(last)?.ok_or_else(|| changed_meanwhile(last))?;
         self.link_metadata(&dir, last, &st, &meta, entry, warn)?;
         let placed = self.dirs.path(parent).join(last);
-        let source = first.clone();
-        let node = match first {
-            Some(first) => Node::HardLink(first),
-            None => {
-                self.facts.inodes += 1;
-                if let Some(file) = self.aufs.get_mut(stored) {
-                    file.placed = Some(placed.clone());
-                }
-                Node::File { size, sparse: None }
-            }
-        };
-        let record = RecordRef::Make { path, placed: Some(&placed), source: source.as_ref(), node: &node, meta: &meta };
-        self.journal.push(record)
+        self.journal.push(RecordRef::Make { path, placed: Some(&placed), source: None, node: &node, meta: &meta })
     }
 
     /// Makes the links that came before their source, then drops the sources: their content is in what linked to them.
@@ -294,11 +319,18 @@ impl Layer<'_> {
                 .with_entry(&link.entry));
             }
             let Some((parent_path, last)) = link.path.split_last() else { continue };
-            let parent = self.parent_for(&parent_path, &link.meta.meta)?;
+            let parent = match self.parent_for(&parent_path, &link.meta.meta) {
+                Err(e) if self.may_be_wrong(&e) => {
+                    self.facts.late_links += 1;
+                    self.unplaced_aufs(&link.path, &link.stored, &link.meta)?;
+                    continue;
+                }
+                other => other?,
+            };
             self.aufs_link(&link.path, parent, last, &link.stored, link.meta, &link.entry, warn)?;
         }
         for file in self.aufs.values() {
-            self.stash.unlink(format!("a{}", file.number).as_bytes())?;
+            self.stash.unlink(&file.in_stash())?;
         }
         Ok(())
     }

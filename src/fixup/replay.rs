@@ -90,6 +90,8 @@ pub(super) struct Replay {
     pub placed: BTreeMap<Vec<u8>, InodeId>,
     /// What was moved to the stash: inode → number and path below it.
     pub stashed: HashMap<InodeId, (u64, Vec<u8>)>,
+    /// What AUFS kept aside and some name was linked to: the journal's name for it → inode.
+    aufs: HashMap<Vec<u8>, InodeId>,
     lower_symlinks: LowerSymlinks,
     max_depth: usize,
     marks: Marks,
@@ -121,6 +123,7 @@ impl Replay {
             tree: Tree::new(lower, limits.max_layer_memory),
             placed: BTreeMap::new(),
             stashed: HashMap::new(),
+            aufs: HashMap::new(),
             lower_symlinks,
             max_depth: limits.max_depth,
             marks,
@@ -304,7 +307,22 @@ impl Replay {
             }
             return Ok(());
         }
-        let inode = self.tree.make_inode(node, meta)?;
+        let inode = match node {
+            Node::AufsLink(stored) => match self.aufs.get(&stored) {
+                Some(inode) => {
+                    let inode = *inode;
+                    self.describe_link(inode, &meta)?;
+                    inode
+                }
+                None => {
+                    let inode = self.tree.make_inode(Node::File { size: 0, sparse: None }, meta)?;
+                    self.remember(&[&stored])?;
+                    self.aufs.insert(stored, inode);
+                    inode
+                }
+            },
+            node => self.tree.make_inode(node, meta)?,
+        };
         self.tree.put(parent, name, inode);
         if let Some(placed) = placed {
             self.remember(&[placed.as_bytes()])?;
@@ -442,16 +460,22 @@ impl Replay {
             _ => self.tree.put(parent, name, inode),
         }
         if self.tree.symlink(inode)?.is_none() {
-            let mut now = self.tree.inode_meta(inode, self.marks)?;
-            now.meta = meta.meta;
-            let file = self.tree.is_file(inode);
-            for (xattr, value) in meta.xattrs.iter().filter(|(n, _)| file || !n.starts_with(b"user.")) {
-                now.xattrs.retain(|(n, _)| n != xattr);
-                now.xattrs.push((xattr.clone(), value.clone()));
-            }
-            self.tree.inode_mut(inode).meta = Some(now);
+            self.describe_link(inode, meta)?;
         }
         Ok(true)
+    }
+
+    /// Gives the shared inode what a link's header says; xattrs it does not name stay.
+    fn describe_link(&mut self, inode: InodeId, meta: &NodeMeta) -> Result<()> {
+        let mut now = self.tree.inode_meta(inode, self.marks)?;
+        now.meta = meta.meta;
+        let file = self.tree.is_file(inode);
+        for (xattr, value) in meta.xattrs.iter().filter(|(n, _)| file || !n.starts_with(b"user.")) {
+            now.xattrs.retain(|(n, _)| n != xattr);
+            now.xattrs.push((xattr.clone(), value.clone()));
+        }
+        self.tree.inode_mut(inode).meta = Some(now);
+        Ok(())
     }
 
     fn moved(&mut self, inode: Option<InodeId>) {

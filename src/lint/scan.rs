@@ -173,8 +173,8 @@ struct Layer {
     whiteouts: HashMap<LiteralPath, u64>,
     opaques: HashSet<LiteralPath>,
     marks: Marks,
-    /// Sources of hard links that AUFS keeps aside, with the first name each got.
-    aufs: HashMap<Vec<u8>, Option<LiteralPath>>,
+    /// Sources of hard links that AUFS keeps aside, with a number each.
+    aufs: HashMap<Vec<u8>, u64>,
     early_aufs: Vec<(LiteralPath, Vec<u8>, NodeMeta)>,
     refusal: Option<Error>,
     last: Vec<u8>,
@@ -344,7 +344,7 @@ impl Layer {
             Action::AufsStash(name) => {
                 self.findings.add(Code::AufsLeftover, path.as_bytes(), "a source of hard links that AUFS kept aside");
                 self.remember(name.len() as u64)?;
-                self.aufs.insert(name, None);
+                self.aufs.insert(name, self.entries);
                 Ok(())
             }
             Action::Root(node) => {
@@ -406,17 +406,11 @@ impl Layer {
     }
 
     fn aufs_link(&mut self, path: LiteralPath, stored: Vec<u8>, meta: NodeMeta) -> Result<()> {
-        let node = match self.aufs.get_mut(&stored) {
-            None => {
-                self.early_aufs.push((path, stored, meta));
-                return Ok(());
-            }
-            Some(Some(first)) => Node::HardLink(first.clone()),
-            Some(none) => {
-                *none = Some(path.clone());
-                Node::File { size: 0, sparse: None }
-            }
+        let Some(number) = self.aufs.get(&stored) else {
+            self.early_aufs.push((path, stored, meta));
+            return Ok(());
         };
+        let node = Node::AufsLink(number.to_string().into_bytes());
         self.journal.push(RecordRef::Make { path: &path, placed: None, source: None, node: &node, meta: &meta })
     }
 

@@ -178,6 +178,49 @@ pub(super) fn cases() -> Vec<Case> {
                 ("h", f("data").group("d/g")),
             ],
         ),
+        case(
+            "w13_link_into_plnk_after_the_first_name_became_a_directory",
+            &["W13", "R-32", "L7"],
+            vec![
+                vec![file("k", "")],
+                vec![
+                    file(".wh..wh.plnk/1", "data"),
+                    hardlink("b", ".wh..wh.plnk/1").xattr("user.k", "v"),
+                    file("b", "other"),
+                    hardlink("b/a", ".wh..wh.plnk/1").mtime(7),
+                    hardlink("i/d", "b/a").mtime(8),
+                ],
+            ],
+            vec![
+                ("k", f("")),
+                ("b", d().implied(7)),
+                ("b/a", f("data").group("b/a").mtime(8).xattr("user.k", "v")),
+                ("i", d().implied(8)),
+                ("i/d", f("data").group("b/a")),
+            ],
+        ),
+        case(
+            "w13_name_in_plnk_used_again",
+            &["W13", "R-32"],
+            vec![
+                vec![
+                    file(".wh..wh.plnk/1", "one"),
+                    hardlink("a/x", ".wh..wh.plnk/1"),
+                    file(".wh..wh.plnk/1", "two"),
+                    hardlink("b", ".wh..wh.plnk/1"),
+                    hardlink("c", ".wh..wh.plnk/1"),
+                ],
+                vec![hardlink("e", "c"), hardlink("g", "a/x")],
+            ],
+            vec![
+                ("a", d()),
+                ("a/x", f("one").group("a/x")),
+                ("g", f("one").group("a/x")),
+                ("b", f("two").group("b")),
+                ("c", f("two").group("b")),
+                ("e", f("two").group("b")),
+            ],
+        ),
         refused(
             "w13_plnk_is_forgotten_after_its_layer",
             &["W13"],

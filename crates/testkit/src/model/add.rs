@@ -149,7 +149,7 @@ impl Model {
         Ok(Linked::Done)
     }
 
-    /// A hard link into AUFS's directory (W13): the first one makes the file, later ones join it while it has a name.
+    /// A hard link into AUFS's directory (W13): the first one makes the file, later ones join it, even where that name is gone.
     fn stashed_link(
         &mut self,
         entry: &EntrySpec,
@@ -161,7 +161,7 @@ impl Model {
         let at_name = self.disk.look(dir, name).map(|there| there.inode);
         if at_name.is_none() || at_name != first {
             self.disk.remove(dir, name);
-            let Some(inode) = first.filter(|first| self.disk.names().iter().any(|(_, inode)| inode == first)) else {
+            let Some(inode) = first else {
                 let inode = self.place(dir, name, Kind::file(content));
                 self.describe(inode, entry);
                 return inode;

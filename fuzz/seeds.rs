@@ -202,7 +202,7 @@ fn metadata(out: &mut Out) {
     // Records of a store that just pulled an image.
     let dir = tempfile::tempdir().unwrap();
     let layers: [Vec<EntrySpec>; 2] = [vec![file("a", "1")], vec![file("d/b", "2"), testkit::whiteout("", "a")]];
-    let image = testkit::image::ImageSpec::new(layers.iter().map(|l| testkit::layer(l))).tag("t");
+    let image = testkit::image::ImageSpec::new(layers.iter().map(testkit::layer)).tag("t");
     testkit::image::OciLayout::new(dir.path().join("image")).unwrap().add(&image).unwrap();
     let reference = format!("oci:{}:t", dir.path().join("image").display()).parse().unwrap();
     let Ok(store) = unply::unpack::open_store(&dir.path().join("store"), false) else { return };

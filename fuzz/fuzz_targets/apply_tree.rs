@@ -88,7 +88,7 @@ fuzz_target!(|data: &[u8]| {
 
     let work = ARENA.dir.join("work");
     let layout = work.join("image");
-    let tars: Vec<Vec<u8>> = layers.iter().map(|layer| testkit::layer(layer)).collect();
+    let tars: Vec<Vec<u8>> = layers.iter().map(testkit::layer).collect();
     let image = ImageSpec::new(tars).tag("t").compression(testkit::image::Compression::None);
     OciLayout::new(&layout).unwrap().add(&image).unwrap();
     let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();

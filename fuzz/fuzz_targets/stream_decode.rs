@@ -95,7 +95,7 @@ impl Read for Reader {
         let rest = &self.blob[self.at..];
         let most = match self.reading {
             Reading::Whole => rest.len(),
-            Reading::Slow(_) if self.calls % 3 == 0 => return Err(io::ErrorKind::Interrupted.into()),
+            Reading::Slow(_) if self.calls.is_multiple_of(3) => return Err(io::ErrorKind::Interrupted.into()),
             Reading::Slow(n) => usize::from(n).max(1),
             Reading::Fails(end) if self.at >= usize::from(end) => return Err(io::Error::other("the disk is gone")),
             Reading::Lies(end) if self.at >= usize::from(end) => return Ok(out.len() + 1),
@@ -241,6 +241,7 @@ fn run(input: &Input, blob: &[u8], diff_id: Option<DiffId>, threads: Threads) ->
             chunk_bytes: usize::from(input.chunk_bytes).max(1),
             chunks: usize::from(input.chunks % 9),
         },
+        ..StreamOptions::default()
     };
     let failed = |e: unply::error::Error| (e.kind(), e.to_string());
     let mut bytes = Vec::new();

@@ -107,7 +107,7 @@ fuzz_target!(|data: &[u8]| {
     }
     // The crate must not see more than we did, unless we stopped at an end mark that it reads past.
     if ours.ended
-        && archive.len() % BLOCK == 0
+        && archive.len().is_multiple_of(BLOCK)
         && let Some(Ok(more)) =
             their_entries.find(|e| e.as_ref().is_ok_and(|e| !e.header().entry_type().is_pax_global_extensions()))
     {

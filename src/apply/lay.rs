@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::policy::Ownership;
@@ -15,7 +16,7 @@ use crate::tar::{Region, Timestamp};
 
 use super::dirs::{DirId, Dirs, ROOT};
 use super::facts::{LayerFacts, RootMeta};
-use super::journal::{RecordRef, Writer};
+use super::journal::{RecordRef, Sum, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
 use super::{ApplyOptions, Data, Target, Warning, check_implied};
@@ -42,6 +43,7 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
+    hasher: Xxh3,
     /// Names so far, with `strict` only.
     seen: HashSet<LiteralPath>,
 }
@@ -64,6 +66,7 @@ impl<'o> Layer<'o> {
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
+            hasher: Xxh3::new(),
             seen: HashSet::new(),
         })
     }
@@ -131,10 +134,11 @@ impl<'o> Layer<'o> {
             Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
             other => other,
         };
+        let mut sum = None;
         match &node {
             Node::Directory => self.directory(parent, last, &meta, name, warn)?,
             Node::File { size, sparse } => {
-                self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
+                sum = self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
             }
             Node::Symlink(_) | Node::CharDevice(..) | Node::BlockDevice(..) | Node::Fifo => {
                 if !self.special(parent, last, &node, &meta, name, warn)? {
@@ -151,6 +155,7 @@ impl<'o> Layer<'o> {
                 source: None,
                 node: &node,
                 meta: &meta,
+                sum,
             })?;
         }
         Ok(())
@@ -263,7 +268,9 @@ impl<'o> Layer<'o> {
             let placed = self.dirs.path(parent).join(name);
             self.journal.push(RecordRef::Stashed { placed: &placed, number })
         } else {
-            dir.remove_all(name)
+            dir.remove_all(name)?;
+            let placed = self.dirs.path(parent).join(name);
+            self.journal.push(RecordRef::Removed { placed: &placed })
         }
     }
 
@@ -342,7 +349,7 @@ impl<'o> Layer<'o> {
         entry: &[u8],
         data: &mut Data<'_, R>,
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
+    ) -> Result<Option<Sum>> {
         let dir = self.dirs.handle(parent)?;
         let mode = self.open_mode(&meta.meta);
         let fd = match dir.make_file(name, mode)? {
@@ -353,8 +360,9 @@ impl<'o> Layer<'o> {
             }
         };
         self.facts.inodes += 1;
-        self.write_data(&fd, size, sparse, data)?;
-        self.finish_fd(&fd, meta, mode, entry, warn)
+        let sum = self.write_data(&fd, size, sparse, data)?;
+        self.finish_fd(&fd, meta, mode, entry, warn)?;
+        Ok(sum)
     }
 
     /// Mode for `open`: what the entry wants, unless special bits or an owner change would lose it.
@@ -366,28 +374,35 @@ impl<'o> Layer<'o> {
         self.options.ownership == Ownership::Keep && (meta.uid, meta.gid) != self.creator
     }
 
+    /// Writes an entry's data and returns its checksum, where that is wanted.
     pub(super) fn write_data<R: BufRead>(
         &mut self,
         fd: &OwnedFd,
         size: u64,
         sparse: Option<&[Region]>,
         data: &mut Data<'_, R>,
-    ) -> Result<()> {
+    ) -> Result<Option<Sum>> {
         let whole = [Region { offset: 0, length: size }];
+        self.hasher.reset();
         for region in sparse.unwrap_or(&whole) {
             if sparse.is_some() && region.length > 0 {
                 rustix::fs::seek(fd, SeekFrom::Start(region.offset)).map_err(|e| call_failed("lseek", e))?;
             }
             let mut left = region.length;
             while left > 0 {
-                left -= data.piece(left, |bytes| write_all(fd, bytes))?;
+                left -= data.piece(left, |bytes| {
+                    if self.options.sums {
+                        self.hasher.update(bytes);
+                    }
+                    write_all(fd, bytes)
+                })?;
             }
             self.facts.content_bytes = self.facts.content_bytes.saturating_add(region.length);
         }
         if sparse.is_some() {
             rustix::fs::ftruncate(fd, size).map_err(|e| call_failed("ftruncate", e))?;
         }
-        Ok(())
+        Ok(self.options.sums.then(|| Sum(self.hasher.digest())))
     }
 
     /// Owner → xattrs → mode → times by descriptor (M1); `mode_now` is what `open` was asked for.
@@ -424,7 +439,7 @@ impl<'o> Layer<'o> {
 
     /// Tells apart xattrs that this place cannot hold, which are dropped with a warning, from real failures.
     pub(super) fn tolerate_xattr(
-        &self,
+        &mut self,
         result: rustix::io::Result<()>,
         name: &[u8],
         value: &[u8],
@@ -438,6 +453,7 @@ impl<'o> Layer<'o> {
         let tolerable = e == Errno::OPNOTSUPP
             || (self.options.tolerate_xattrs && matches!(e, Errno::PERM | Errno::ACCESS | Errno::INVAL));
         if tolerable {
+            self.facts.xattrs_dropped = true;
             warn(Warning::new("xattr-unsupported", entry, format!("xattr {} dropped: {e}", escape(name))));
             return Ok(());
         }

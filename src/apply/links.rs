@@ -10,7 +10,7 @@ use crate::policy::Ownership;
 use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, Stat};
 
 use super::dirs::{DirId, ROOT};
-use super::journal::RecordRef;
+use super::journal::{RecordRef, Sum};
 use super::lay::{Layer, changed_meanwhile, owner_hint};
 use super::plan::{LiteralPath, Node};
 use super::{Data, Warning};
@@ -20,6 +20,7 @@ pub(super) struct AufsFile {
     number: u64,
     placed: Option<LiteralPath>,
     size: u64,
+    sum: Option<Sum>,
 }
 
 /// A link to a file that AUFS keeps aside later in the archive.
@@ -41,16 +42,23 @@ impl Layer<'_> {
     ) -> Result<()> {
         self.facts.late_links += 1;
         let Node::File { size, sparse } = &node else {
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            return self.journal.push(RecordRef::Make {
+                path,
+                placed: None,
+                source: None,
+                node: &node,
+                meta,
+                sum: None,
+            });
         };
         self.stashed += 1;
         let number = self.stashed;
         let name = number.to_string().into_bytes();
         let fd = self.stash.make_file(&name, 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
-        self.write_data(&fd, *size, sparse.as_deref(), data)?;
+        let sum = self.write_data(&fd, *size, sparse.as_deref(), data)?;
         // A place that no entry can have: the stash takes it over at once.
         let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
-        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta })?;
+        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta, sum })?;
         self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
     }
 
@@ -74,7 +82,14 @@ impl Layer<'_> {
         let (parent, target_dir) = match found {
             Err(e) if self.may_be_wrong(&e) => {
                 self.facts.late_links += 1;
-                return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+                return self.journal.push(RecordRef::Make {
+                    path,
+                    placed: None,
+                    source: None,
+                    node: &node,
+                    meta,
+                    sum: None,
+                });
             }
             other => other?,
         };
@@ -88,13 +103,27 @@ impl Layer<'_> {
         let Some((source_id, source_dir, st)) = source else {
             // Perhaps a lower layer has it, perhaps it comes later: settled with the layers below.
             self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            return self.journal.push(RecordRef::Make {
+                path,
+                placed: None,
+                source: None,
+                node: &node,
+                meta,
+                sum: None,
+            });
         };
         let found = self.dirs.path(source_id).join(target_name);
         if st.kind == Kind::Directory && self.doubtful() {
             // It may be there only because nobody described it, and be something else in the layers below.
             self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            return self.journal.push(RecordRef::Make {
+                path,
+                placed: None,
+                source: None,
+                node: &node,
+                meta,
+                sum: None,
+            });
         }
         if st.kind == Kind::Directory {
             return Err(Error::new(
@@ -132,7 +161,14 @@ impl Layer<'_> {
             self.link_metadata(&dir, last, &st, meta, entry, warn)?;
         }
         let placed = self.dirs.path(parent).join(last);
-        self.journal.push(RecordRef::Make { path, placed: Some(&placed), source: Some(&found), node: &node, meta })
+        self.journal.push(RecordRef::Make {
+            path,
+            placed: Some(&placed),
+            source: Some(&found),
+            node: &node,
+            meta,
+            sum: None,
+        })
     }
 
     /// Whether `id` is `above` or lies below it.
@@ -192,6 +228,7 @@ impl Layer<'_> {
         if st.kind != Kind::File {
             return Err(Error::io("linkat", Errno::MLINK.into()));
         }
+        self.facts.copied_links += 1;
         let input = from.open_file(source)?;
         let xattrs = crate::root::xattrs_of(&input)?;
         let output = dir.make_file(name, 0o600)?.ok_or_else(|| changed_meanwhile(name))?;
@@ -207,8 +244,8 @@ impl Layer<'_> {
         let file = format!("a{number}");
         let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
         let size = data.left;
-        self.write_data(&fd, size, None, data)?;
-        if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size }) {
+        let sum = self.write_data(&fd, size, None, data)?;
+        if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size, sum }) {
             self.stash.unlink(format!("a{}", old.number).as_bytes())?;
         }
         Ok(())
@@ -230,7 +267,7 @@ impl Layer<'_> {
             self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
             return Ok(());
         };
-        let (number, size, first) = (file.number, file.size, file.placed.clone());
+        let (number, size, sum, first) = (file.number, file.size, file.sum, file.placed.clone());
         let source = format!("a{number}").into_bytes();
         let dir = self.dirs.handle(parent)?;
         if dir.link(last, &self.stash.clone(), &source)? == LinkOutcome::Taken {
@@ -253,8 +290,14 @@ impl Layer<'_> {
                 Node::File { size, sparse: None }
             }
         };
-        let record = RecordRef::Make { path, placed: Some(&placed), source: source.as_ref(), node: &node, meta: &meta };
-        self.journal.push(record)
+        self.journal.push(RecordRef::Make {
+            path,
+            placed: Some(&placed),
+            source: source.as_ref(),
+            sum: if source.is_none() { sum } else { None },
+            node: &node,
+            meta: &meta,
+        })
     }
 
     /// Makes the links that came before their source, then drops the sources: their content is in what linked to them.

@@ -68,7 +68,11 @@ impl Replay {
                 Record::Opaque { dir, .. } => {
                     hidden.push(Hidden { depth: dir.depth() + 1, path: dir, name: None });
                 }
-                Record::Make { .. } | Record::Stashed { .. } => {}
+                Record::Make { .. }
+                | Record::Stashed { .. }
+                | Record::Removed { .. }
+                | Record::Left { .. }
+                | Record::Hides { .. } => {}
             }
         }
         hidden.sort();
@@ -128,7 +132,7 @@ impl Replay {
     ) -> Result<()> {
         while let Some(record) = journal.read()? {
             match record {
-                Record::Make { path, placed, source, node, meta } => {
+                Record::Make { path, placed, source, node, meta, sum: _ } => {
                     let refuse = |e: Error| e.with_entry(path.as_bytes());
                     self.make(&path, placed, source, node, meta, redirected).map_err(refuse)?;
                 }
@@ -137,7 +141,7 @@ impl Replay {
                     self.opaque_over_own_file(&dir, mtime)?;
                 }
                 Record::Stashed { placed, number } => self.stash(&placed, number),
-                Record::Whiteout { .. } => {}
+                Record::Whiteout { .. } | Record::Removed { .. } | Record::Left { .. } | Record::Hides { .. } => {}
             }
         }
         for (path, target, meta) in std::mem::take(&mut self.late) {

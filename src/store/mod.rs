@@ -56,6 +56,7 @@ pub(crate) mod remove;
 mod snapshots;
 mod staging;
 mod trash;
+mod verify;
 
 pub use check::{Problem, ProblemKind};
 pub use gc::{Freed, GcReport};
@@ -69,6 +70,7 @@ pub use record::{
 };
 pub use snapshots::{Base, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
+pub use verify::{Damage, DamageKind, Depth};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::EmptyDirs;

@@ -56,7 +56,8 @@ pub fn unpack(
     let work = || -> Result<Unpacked> {
         let target = Target::prepare(dir)?;
         let flavour = flavour_for(target.staging())?;
-        let flat = Flat { bench: Bench { options, flavour, events, stop: AtomicBool::new(false) }, target };
+        let flat =
+            Flat { bench: Bench { options, flavour, events, keeps: false, stop: AtomicBool::new(false) }, target };
         match source {
             Source::Image(image) => flat.image(image),
             Source::Stream(stream) => flat.stream(stream),

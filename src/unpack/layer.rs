@@ -20,6 +20,8 @@ pub(super) struct Bench<'a> {
     pub options: &'a Options,
     pub flavour: Flavour,
     pub events: Events<'a>,
+    /// The layer directories are kept in a store, where they may be verified later.
+    pub keeps: bool,
     /// Another layer failed: this one is not needed any more.
     pub stop: AtomicBool,
 }
@@ -87,6 +89,7 @@ impl Bench<'_> {
             ownership: self.flavour.ownership,
             skip_devices: user_namespace,
             tolerate_xattrs: user_namespace,
+            sums: self.keeps,
         };
         let mut warn = |warning: Warning| (self.events)(Event::Warning { layer: name.clone(), warning });
         let check = || match self.stop.load(Ordering::Relaxed) {

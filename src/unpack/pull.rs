@@ -42,7 +42,7 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
     let named = |e: Error| e.with_image(reference);
     let source = image::open(reference, &options.open_options())?;
     let pull = Pull {
-        bench: Bench { options, flavour: store.flavour(), events, stop: AtomicBool::new(false) },
+        bench: Bench { options, flavour: store.flavour(), events, keeps: true, stop: AtomicBool::new(false) },
         store,
         pin: store.pin(&[])?,
         layer_options: LayerOptions::from(&options.tree),

@@ -35,6 +35,7 @@ fn main() {
     dialects(&mut out);
     documents(&mut out);
     metadata(&mut out);
+    real(&mut out);
     let mut counts: Vec<_> = out.counts.into_iter().collect();
     counts.sort_unstable();
     for (target, n) in counts {
@@ -44,12 +45,19 @@ fn main() {
 
 /// Every case of the rule book: as text for `apply_tree`, its layers as archives.
 fn cases(out: &mut Out) {
-    for case in testkit::cases::all() {
+    for (n, case) in testkit::cases::all().into_iter().enumerate() {
         let choice = u8::from(case.options.strict)
             | u8::from(case.options.lower_symlinks == testkit::model::LowerSymlinks::Shadow) << 1
             | u8::from(case.options.root_entry == testkit::model::RootEntry::Apply) << 2;
         if let Some(text) = unply_fuzz::text_from_layers(&case.layers) {
-            out.add("apply_tree", case.name, &[&[choice], &text[..]].concat());
+            // Flat and mounted.
+            out.add("apply_tree", case.name, &[&[choice | 8], &text[..]].concat());
+            out.add("whiteout_plan", case.name, &[&[choice & 3, 0, 7], &text[..]].concat());
+            // The other namespace, kept labels, whiteouts as xattrs, no devices, tolerated xattrs; squashed owners, few
+            // entries, no end mark, a label in front, cut off.
+            let (others, befalls) = ([4, 8, 16, 20, 32, 96], [0, 1, 2, 4, 8, 128, 200]);
+            let bytes = [others[n % others.len()] | choice & 3, befalls[n % befalls.len()], n as u8];
+            out.add("whiteout_plan", &format!("{}-odd", case.name), &[&bytes, &text[..]].concat());
         }
         for (n, layer) in case.layers.iter().enumerate() {
             out.archive(&format!("{}-{n}", case.name), &testkit::layer(layer));
@@ -58,6 +66,20 @@ fn cases(out: &mut Out) {
     for seed in 0..100 {
         if let Some(text) = unply_fuzz::text_from_layers(&testkit::random::random_image(seed)) {
             out.add("apply_tree", &format!("random-{seed}"), &[&[0], &text[..]].concat());
+        }
+    }
+}
+
+/// Small archives that real tools wrote or stumbled over, where the corpus stands beside the checkout.
+fn real(out: &mut Out) {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
+    let corpus = std::env::var_os("UNPLY_CORPUS").map_or_else(beside, PathBuf::from);
+    for dir in fs::read_dir(corpus.join("tars")).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(dir.path()).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if name.ends_with(".tar") && entry.metadata().unwrap().len() <= 64 << 10 {
+                out.archive(&format!("real-{}-{name}", dir.file_name().display()), &fs::read(entry.path()).unwrap());
+            }
         }
     }
 }
@@ -84,6 +106,18 @@ fn dialects(out: &mut Out) {
             ],
         ),
         ("empty", &[("path", "")]),
+        ("ranks", &[("SCHILY.xattr.user.a", "b"), ("LIBARCHIVE.xattr.user.%61", "ZA==")]),
+        ("known", &[("RHT.security.selinux", "x"), ("SCHILY.acl.access", "y"), ("GNU.sparse.other", "z")]),
+        ("xattr-nul", &[("LIBARCHIVE.xattr.user.%00", "ZA==")]),
+        ("xattr-base64", &[("LIBARCHIVE.xattr.user.a", "Z")]),
+        ("xattr-name", &[("SCHILY.xattr.", "a")]),
+        ("key", &[("", "a")]),
+        ("offsets", &[("GNU.sparse.size", "9"), ("GNU.sparse.offset", "0"), ("GNU.sparse.offset", "0")]),
+        ("lengths", &[("GNU.sparse.size", "9"), ("GNU.sparse.numbytes", "0")]),
+        ("open", &[("GNU.sparse.size", "9"), ("GNU.sparse.offset", "0")]),
+        ("mixed", &[("GNU.sparse.offset", "0"), ("GNU.sparse.map", "0,3")]),
+        ("two-maps", &[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.map", "0,3")]),
+        ("version", &[("GNU.sparse.major", "2"), ("GNU.sparse.size", "3")]),
     ];
     for (name, pairs) in records {
         out.archive(&format!("pax-{name}"), &builder().pax(pairs).member(body(), "abc").finish());
@@ -101,6 +135,14 @@ fn dialects(out: &mut Out) {
     for kind in [b'1', b'2', b'3', b'4', b'5', b'6', b'7', b'D', b'V', b'S', 0] {
         out.archive(&format!("type-{kind}"), &builder().member(Header::new(kind, "t"), "").finish());
     }
+    let long = || builder().gnu_long_name("n").pax(&[("path", "m")]);
+    out.archive("two-names", &long().member(body(), "abc").finish());
+    let directory = || Header::new(b'D', "d/").raw(testkit::tar::field::MAGIC, testkit::tar::MAGIC_GNU);
+    out.archive("dump", &builder().member(directory(), "Yf\0").finish());
+    out.archive("dump-cut", &builder().header(&directory().size(600)).unfinished());
+    out.archive("map-cut", &builder().pax(&keys).header(&Header::new(b'0', "s").size(1500)).unfinished());
+    out.archive("many-headers", &(0..20).fold(builder(), |tar, _| tar.pax_global(&[("comment", "x")])).finish());
+    out.archive("deep", &builder().member(Header::new(b'5', "a/b/c/d/e/f/"), "").finish());
     out.archive("unfinished", &builder().member(body(), "abc").unfinished());
 }
 
@@ -149,7 +191,14 @@ fn metadata(out: &mut Out) {
         Node::HardLink(there.clone()),
     ] {
         writer
-            .push(RecordRef::Make { path: &here, placed: Some(&there), source: None, node: &node, meta: &meta })
+            .push(RecordRef::Make {
+                path: &here,
+                placed: Some(&there),
+                source: None,
+                node: &node,
+                meta: &meta,
+                sum: None,
+            })
             .unwrap();
     }
     writer.push(RecordRef::Whiteout { parent: &here, name: b"gone" }).unwrap();
@@ -160,7 +209,7 @@ fn metadata(out: &mut Out) {
     // Records of a store that just pulled an image.
     let dir = tempfile::tempdir().unwrap();
     let layers: [Vec<EntrySpec>; 2] = [vec![file("a", "1")], vec![file("d/b", "2"), testkit::whiteout("", "a")]];
-    let image = testkit::image::ImageSpec::new(layers.iter().map(|l| testkit::layer(l))).tag("t");
+    let image = testkit::image::ImageSpec::new(layers.iter().map(testkit::layer)).tag("t");
     testkit::image::OciLayout::new(dir.path().join("image")).unwrap().add(&image).unwrap();
     let reference = format!("oci:{}:t", dir.path().join("image").display()).parse().unwrap();
     let Ok(store) = unply::unpack::open_store(&dir.path().join("store"), false) else { return };

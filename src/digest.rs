@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grammar() {
+    fn z14_grammar_before_a_digest_becomes_a_name() {
         let hex = "0123456789abcdef".repeat(4);
         assert_eq!(format!("sha256:{hex}").parse::<Digest>().unwrap().to_string(), format!("sha256:{hex}"));
         assert!(format!("sha512:{hex}{hex}").parse::<Digest>().is_ok());
@@ -344,13 +344,19 @@ mod tests {
 
     /// Rule I18: the vector of the specification's own identity package.
     #[test]
-    fn chain_ids_follow_the_specification() {
+    fn i18_chain_ids_follow_the_specification() {
         let d = |c: char| DiffId(format!("sha256:{}", c.to_string().repeat(64)).parse().unwrap());
         let ids = ChainId::of_layers(&[d('a'), d('b'), d('c')]);
         assert_eq!(ids[0].0, d('a').0);
         let second = Digest::of(Algorithm::Sha256, format!("{} {}", d('a'), d('b')).as_bytes());
         assert_eq!(ids[1].0, second);
         assert_eq!(ids[2].0, Digest::of(Algorithm::Sha256, format!("{} {}", second, d('c')).as_bytes()));
+        // Made with sha256sum.
+        let known = [
+            "ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c",
+            "c1377126441fb2f5ec2c21ae2a60255331d639e830f0ee1b40a36e52d4c40588",
+        ];
+        assert_eq!([ids[1].0.hex(), ids[2].0.hex()], known);
     }
 
     /// Whatever code the CPU gets, it is SHA-256.

@@ -151,11 +151,14 @@ impl Error {
         self
     }
 
-    /// Replaces the kind and puts `message` before the present one; used when damage turns out to be a wrong digest.
+    /// Replaces the kind and the message; used when damage turns out to be a wrong digest. Where the damage was noticed
+    /// goes into the new message, since it is not where the blob is wrong.
     pub fn reclassified(mut self, kind: ErrorKind, message: impl fmt::Display) -> Self {
-        self.0.kind = kind;
-        self.0.message = format!("{message} ({})", self.0.message);
-        self
+        let Inner { image, layer, .. } = &mut *self.0;
+        let (image, layer) = (image.take(), layer.take());
+        let mut new = Error::new(kind, format!("{message} (noticed by: {self})"));
+        (new.0.image, new.0.layer) = (image, layer);
+        new
     }
 
     /// Returns the kind.
@@ -237,7 +240,8 @@ fn kind_of_io(err: &std::io::Error) -> ErrorKind {
     match err.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
         Some(libc::EPERM | libc::EACCES) => ErrorKind::NotPermitted,
-        Some(libc::EROFS | libc::ENOSYS | libc::EOPNOTSUPP) => ErrorKind::Unsupported,
+        // A file too large (EFBIG) is one that this file system cannot hold, however empty it is.
+        Some(libc::EROFS | libc::ENOSYS | libc::EOPNOTSUPP | libc::EFBIG) => ErrorKind::Unsupported,
         Some(libc::EBUSY | libc::ETXTBSY) => ErrorKind::Busy,
         Some(libc::ENOENT) => ErrorKind::NotFound,
         Some(libc::EEXIST) => ErrorKind::AlreadyExists,
@@ -297,6 +301,14 @@ mod tests {
             "image oci:x:latest: layer sha256:ab: entry \"a\\nb\\xff\" at offset 512: hard link target is missing; rebuild the image"
         );
         assert_eq!(err.kind().exit_code(), 5);
+    }
+
+    #[test]
+    fn r29_a_wrong_digest_does_not_stand_at_the_offset_where_damage_was_noticed() {
+        let damage = Error::new(ErrorKind::Malformed, "no header").with_layer("sha256:ab").with_offset(512);
+        let err = damage.reclassified(ErrorKind::Integrity, "the blob's digest is x, expected y");
+        let shown = "layer sha256:ab: the blob's digest is x, expected y (noticed by: offset 512: no header)";
+        assert_eq!((err.to_string().as_str(), err.kind(), err.offset()), (shown, ErrorKind::Integrity, None));
     }
 
     #[test]

@@ -35,7 +35,7 @@
 //! | 2 | [`stream`]: blob to verified bytes. [`apply`]: the rules of one layer. [`merge`]: layers seen as one tree |
 //! | 3 | [`image`]: sources and documents. [`store`]: what is kept on disk. [`fixup`]: what a layer could not know alone |
 //! | 4 | [`unpack`](mod@unpack): the only orchestrator |
-//! | 5 | [`mod@bench`] |
+//! | 5 | [`mod@bench`]; [`lint`]: what is ambiguous or non-conforming, unpacking nothing |
 //! | 6 | `cli`, the program |
 //!
 //! The names re-exported below are what most callers need.
@@ -49,6 +49,7 @@ pub mod digest;
 pub mod error;
 pub mod fixup;
 pub mod image;
+pub mod lint;
 pub mod merge;
 pub mod mount;
 pub mod policy;

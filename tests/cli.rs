@@ -666,6 +666,28 @@ fn a_command_runs_inside_and_its_exit_code_is_ours() {
 }
 
 #[test]
+fn r31_owners_are_squashed_with_one_counted_warning() {
+    if !root_or_skip("r31_owners_are_squashed_with_one_counted_warning") {
+        return;
+    }
+    let place = Place::new();
+    let layer = layer(&[file("a", "").owner(5, 6), file("b", "").owner(0, 0), file("c", "").owner(7, 0)]);
+    place.layout(&ImageSpec::new([layer]).tag("t"));
+    let output = Command::new("unshare")
+        .args(["-Ur", env!("CARGO_BIN_EXE_unply"), "unpack", "--json", "oci:image", "rootfs"])
+        .current_dir(place.0.path())
+        .output()
+        .unwrap();
+    let doc = Ended::new(output).with(0).json();
+    assert_eq!(doc["warning_counts"], serde_json::json!({"owners-squashed": 1}), "{doc}");
+    let warning = &doc["warnings"][0];
+    assert_eq!(warning["path"], "a");
+    assert!(warning["detail"].as_str().unwrap().starts_with("2 entries"), "{warning}");
+    let owner = std::fs::metadata(place.path("rootfs/a")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), nix::unistd::geteuid().as_raw());
+}
+
+#[test]
 fn options_and_the_environment_name_the_store() {
     if !root_or_skip("options_and_the_environment_name_the_store") {
         return;

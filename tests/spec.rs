@@ -1,74 +1,11 @@
-//! The rule book run on the product: every case of testkit and random images, flattened, mounted read-only and
-//! read-write, against the expectation and the reference model; and the same again inside a user namespace.
+//! Random images run on the product: flattened, mounted read-only and read-write, against the reference model; and the
+//! same again inside user namespaces. `tests/conformance/` does so with every case of the rule book.
 
 mod common;
 
 use common::*;
-use testkit::cases::{self, Expect};
 use testkit::model::Model;
 use testkit::{Tree, compare};
-
-/// Checks one image every way; returns what is wrong.
-fn check_image(
-    lab: &Lab,
-    name: &str,
-    layers: &[Vec<testkit::EntrySpec>],
-    options: testkit::model::Options,
-) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let model = Model::of_image(options, layers);
-    let results = lab.every_way(layers, options);
-    match (&model, &results) {
-        (Err(_), Err(_)) => {}
-        (Err(refusal), Ok(_)) => wrong.push(format!("{name}: accepted, but the model refuses: {refusal:?}")),
-        (Ok(_), Err(e)) => wrong.push(format!("{name}: refused, but the model accepts: {e}")),
-        (Ok(model), Ok(trees)) => {
-            let expected = lab.comparable(model.tree());
-            for (way, tree) in trees {
-                let tree = lab.comparable(tree.clone());
-                let differences = compare(&expected, &tree);
-                if !differences.is_empty() {
-                    wrong.push(format!("{name}, {way} (expected: model):"));
-                    wrong.extend(differences.iter().take(12).map(|d| format!("    {d}")));
-                }
-            }
-        }
-    }
-    wrong
-}
-
-#[test]
-fn every_case_gives_its_tree_flat_and_mounted() {
-    if !root_or_skip("every_case_gives_its_tree_flat_and_mounted") {
-        return;
-    }
-    let lab = Lab::new();
-    let mut wrong = Vec::new();
-    let only = std::env::var("UNPLY_CASE").ok();
-    for case in cases::all() {
-        if only.as_ref().is_some_and(|o| !case.name.contains(o.as_str())) {
-            continue;
-        }
-        if !lab.can_hold(&case.layers) {
-            continue;
-        }
-        let results = lab.every_way(&case.layers, case.options);
-        match (&case.expect, &results) {
-            (Expect::Refused, Ok(_)) => wrong.push(format!("{}: accepted, must be refused", case.name)),
-            (Expect::Refused, Err(_)) => {}
-            (Expect::Tree(_), Err(e)) => wrong.push(format!("{}: refused: {e}", case.name)),
-            (Expect::Tree(_), Ok(trees)) => {
-                if !lab.in_user_namespace {
-                    for (way, tree) in trees {
-                        wrong.extend(case.mismatches(tree).into_iter().map(|m| format!("{} {way}: {m}", case.name)));
-                    }
-                }
-            }
-        }
-        wrong.extend(check_image(&lab, case.name, &case.layers, case.options));
-    }
-    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
-}
 
 #[test]
 fn random_images_give_one_tree_everywhere() {
@@ -78,22 +15,61 @@ fn random_images_give_one_tree_everywhere() {
     let lab = Lab::new();
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let (first, count) = (number("UNPLY_SEED", 1), number("UNPLY_IMAGES", 150));
-    let mut wrong = Vec::new();
+    let (mut wrong, mut checked) = (Vec::new(), 0);
     for seed in first..first + count {
-        let layers = testkit::random::random_image(seed);
-        if lab.can_hold(&layers) {
-            wrong.extend(check_image(&lab, &format!("seed {seed}"), &layers, Default::default()));
+        let image = testkit::random::random_case(seed);
+        if lab.can_hold_with(&image.layers, image.options) {
+            checked += 1;
+            let name = format!("seed {seed} ({:?})", image.options);
+            let findings = check_every_way(&lab, &name, &image.layers, image.options);
+            if !findings.is_empty() {
+                wrong.extend(findings);
+                wrong.push(shrunk(&lab, image));
+            }
         }
         if wrong.len() > 60 {
             break;
         }
     }
+    println!("{checked} of {count} random images checked, {} findings", wrong.len());
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Leaves out layers and entries as long as something is wrong, and prints what is left.
+fn shrunk(lab: &Lab, mut image: testkit::random::RandomImage) -> String {
+    let fails = |layers: &[Vec<testkit::EntrySpec>]| !check_every_way(lab, "", layers, image.options).is_empty();
+    let mut again = true;
+    while again {
+        again = false;
+        for layer in (0..image.layers.len()).rev() {
+            let mut smaller = image.layers.clone();
+            smaller.remove(layer);
+            if fails(&smaller) {
+                (image.layers, again) = (smaller, true);
+                continue;
+            }
+            for entry in (0..image.layers[layer].len()).rev() {
+                let mut smaller = image.layers.clone();
+                smaller[layer].remove(entry);
+                if fails(&smaller) {
+                    (image.layers, again) = (smaller, true);
+                }
+            }
+        }
+    }
+    let mut out = "  the smallest image that does so:".to_string();
+    for (n, layer) in image.layers.iter().enumerate() {
+        out += &format!("\n    layer {n}");
+        for entry in layer {
+            out += &format!("\n      {:<24} {:?}", testkit::tree::text(&entry.path), entry.kind);
+        }
+    }
+    out
 }
 
 #[test]
 fn the_same_inside_a_user_namespace() {
-    in_user_namespace(&["every_case_gives_its_tree_flat_and_mounted", "random_images_give_one_tree_everywhere"]);
+    in_user_namespace(&["random_images_give_one_tree_everywhere"]);
 }
 
 /// The harness itself must be able to fail.

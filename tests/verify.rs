@@ -267,9 +267,9 @@ fn a_damaged_journal_is_said_not_trusted() {
     let lab = Lab::new();
     let pulled = pull(&lab, &sample(), Default::default()).unwrap();
     for layer in pulled.store.layers().unwrap() {
-        let whole = fs::read(layer.journal_path()).unwrap();
+        let whole = fs::read(layer.meta_path().join("entries")).unwrap();
         for cut in [0, 5, whole.len() / 2, whole.len() - 1] {
-            fs::write(layer.journal_path(), &whole[..cut]).unwrap();
+            fs::write(layer.meta_path().join("entries"), &whole[..cut]).unwrap();
             let e = pulled.store.verify_layer(&layer, Depth::Names, &CancelToken::new(), &mut |_| {}).unwrap_err();
             assert_eq!(e.kind(), unply::error::ErrorKind::Integrity, "{cut}: {e}");
         }

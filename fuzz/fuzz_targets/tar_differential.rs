@@ -17,6 +17,7 @@
 //! * Device numbers of v7 headers: the crate has none to compare; GNU tar and bsdtar read the fields all the same.
 //! * A size in the header of a type without data: the crate skips that much, we skip nothing, as Go does (T27).
 //! * PAX values with a newline in them: the crate cuts records at newlines, not by their lengths.
+//! * Two GNU long names for one entry: the crate refuses them; GNU tar, libarchive and Go take the last, as we do.
 //! * Times from PAX are compared only where the header says them: the crate's `mtime()` reads the header alone.
 #![no_main]
 
@@ -74,6 +75,7 @@ fuzz_target!(|data: &[u8]| {
         let their = match their_entries.by_ref().find(|e| !is_global(e)) {
             Some(Ok(their)) => their,
             Some(Err(e)) if e.to_string().contains("numeric field was not a number") => return,
+            Some(Err(e)) if e.to_string().starts_with("two long ") => return,
             Some(Err(e)) => panic!("{what}: we take it, the tar crate says: {e}"),
             None => panic!("{what}: the tar crate sees the end before it"),
         };
@@ -87,10 +89,11 @@ fuzz_target!(|data: &[u8]| {
         if !their_path.is_empty() {
             assert_eq!(their_path, &our.path[..], "{what}: path");
         }
-        let link = their.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default();
+        let link = their.link_name_bytes().unwrap_or_default();
+        let link = link.split(|b| *b == 0).next().unwrap_or_default();
         match &our.kind {
             EntryKind::File { size, .. } => assert_eq!(their.size(), *size, "{what}: size"),
-            EntryKind::HardLink { target } | EntryKind::Symlink { target } => assert_eq!(&link, target, "{what}"),
+            EntryKind::HardLink { target } | EntryKind::Symlink { target } => assert_eq!(link, &target[..], "{what}"),
             EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
                 let header = their.header();
                 let numbers = (header.device_major().ok().flatten(), header.device_minor().ok().flatten());
@@ -104,7 +107,7 @@ fuzz_target!(|data: &[u8]| {
     }
     // The crate must not see more than we did, unless we stopped at an end mark that it reads past.
     if ours.ended
-        && archive.len() % BLOCK == 0
+        && archive.len().is_multiple_of(BLOCK)
         && let Some(Ok(more)) =
             their_entries.find(|e| e.as_ref().is_ok_and(|e| !e.header().entry_type().is_pax_global_extensions()))
     {

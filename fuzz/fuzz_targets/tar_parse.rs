@@ -3,14 +3,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use unply::policy::Limits;
-use unply::tar::EntryKind;
-use unply_fuzz::{parse, repair_checksums};
+use unply::tar::{EntryKind, Error};
+use unply_fuzz::{Parsed, parse, repair_checksums};
 
-fuzz_target!(|data: &[u8]| {
-    let mut archive = data.to_vec();
-    repair_checksums(&mut archive);
-    let limits = Limits { max_metadata_bytes: 64 << 10, max_sparse_regions: 1000, ..Limits::default() };
-    for entry in parse(&archive, &limits).entries {
+/// Parses, and checks whatever comes out.
+fn check(archive: &[u8], limits: &Limits) -> Parsed {
+    let parsed = parse(archive, limits);
+    for entry in &parsed.entries {
         assert!(!entry.path.contains(&0), "a NUL in {:?}", entry.path);
         assert!(entry.mode <= 0o7777);
         assert!(entry.uid != u32::MAX && entry.gid != u32::MAX, "an owner that means \"unchanged\"");
@@ -50,5 +49,29 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
         }
+    }
+    parsed
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut archive = data.to_vec();
+    repair_checksums(&mut archive);
+    let wide = Limits { max_metadata_bytes: 64 << 10, max_sparse_regions: 1000, ..Limits::default() };
+    let narrow = Limits {
+        max_entries: 4,
+        max_metadata_bytes: 3000,
+        max_extension_headers: 3,
+        max_path_bytes: 150,
+        max_depth: 5,
+        max_sparse_regions: 5,
+        max_xattr_bytes: 100,
+        ..Limits::default()
+    };
+    let parsed = check(&archive, &wide);
+    let less = check(&archive, &narrow);
+    // A limit ends an archive early and changes nothing else.
+    assert!(parsed.entries.starts_with(&less.entries));
+    if parsed.error != less.error {
+        assert!(matches!(less.error, Some(Error::Limit { .. })), "{:?}\n{:?}", parsed.error, less.error);
     }
 });

@@ -38,6 +38,11 @@ pub struct Parsed {
     pub ended: bool,
 }
 
+/// What is shown to people holds nothing that steers a terminal.
+pub fn assert_printable(text: &str) {
+    assert!(!text.contains(char::is_control), "unprintable: {text:?}");
+}
+
 /// Runs our parser over an archive, skipping data as a caller has to.
 pub fn parse(archive: &[u8], limits: &unply::policy::Limits) -> Parsed {
     let mut parser = Parser::new(limits);
@@ -52,11 +57,15 @@ pub fn parse(archive: &[u8], limits: &unply::policy::Limits) -> Parsed {
         };
         let step = parser.block(block.try_into().unwrap());
         at += BLOCK;
-        out.odd |= !parser.take_oddities().is_empty();
+        for oddity in parser.take_oddities() {
+            out.odd = true;
+            assert_printable(&oddity.to_string());
+        }
         let skip = match step {
             Ok(Step::More) => 0,
             Ok(Step::End) => {
                 out.ended = true;
+                assert_eq!(parser.block(&[1; BLOCK]), Ok(Step::End), "the end must stick");
                 break;
             }
             Ok(Step::Skip(bytes)) => bytes,
@@ -68,6 +77,7 @@ pub fn parse(archive: &[u8], limits: &unply::policy::Limits) -> Parsed {
             Err(e) => {
                 let again = parser.block(&[0; BLOCK]).expect_err("an error must stick");
                 assert_eq!(again, e, "an error changed when asked again");
+                assert_printable(&e.to_string());
                 out.error = Some(e);
                 break;
             }

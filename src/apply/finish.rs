@@ -11,7 +11,7 @@ use super::facts::LayerFacts;
 use super::journal::{Record, RecordRef};
 use super::lay::{Layer, call_failed};
 use super::plan::LiteralPath;
-use super::{Warning, lay};
+use super::{Warning, lay, unheld};
 
 /// Mode of every rootfs.
 const ROOT_MODE: u32 = 0o755;
@@ -23,11 +23,13 @@ pub(crate) struct Marker {
     form: WhiteoutForm,
     /// One inode serves all whiteouts of a layer (W22).
     first: Option<(Dir, Vec<u8>)>,
+    /// Inodes that whiteouts took.
+    inodes: u64,
 }
 
 impl Marker {
     pub(crate) fn new(flavour: crate::policy::XattrFlavour, form: WhiteoutForm) -> Marker {
-        Marker { prefix: flavour.prefix(), form, first: None }
+        Marker { prefix: flavour.prefix(), form, first: None, inodes: 0 }
     }
 
     /// Makes a whiteout of `name`; `false` where the layer has something of that name.
@@ -51,7 +53,10 @@ impl Marker {
             },
         };
         if made {
+            // The layer's tree is the same whenever it is unpacked (P14).
+            dir.set_times(name, &Meta::default())?;
             self.first = Some((dir.clone(), name.to_vec()));
+            self.inodes += 1;
         }
         Ok(made)
     }
@@ -90,9 +95,19 @@ impl Layer<'_> {
     pub(super) fn finish(mut self, warn: &mut dyn FnMut(Warning)) -> Result<LayerFacts> {
         self.settle_aufs(warn)?;
         let stashed = self.stashed_any();
+        let mut unmade = std::mem::take(&mut self.unmade);
+        unmade.retain(|(parent, _)| !self.dirs.gone(*parent));
+        for (parent, name) in &unmade {
+            self.replaced(*parent, name);
+        }
         if self.opaques + self.whiteouts > 0 {
             self.marks()?;
         }
+        let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
+        for (parent, name) in unmade {
+            self.hide(parent, &name, &mut marker)?;
+        }
+        self.facts.inodes += marker.inodes;
         let live = self.dirs.live();
         let implied = |id: &DirId| !self.dirs.info(*id).explicit && self.dirs.merges_with_lower(self.dirs.parent(*id));
         if stashed || self.facts.late_links > 0 || live.iter().any(implied) {
@@ -102,27 +117,31 @@ impl Layer<'_> {
         for id in live.iter().rev() {
             self.finish_directory(*id, &marker, warn)?;
         }
-        if self.squashed() > 0 {
+        if let (count @ 1.., first) = self.squashed() {
+            let detail =
+                format!("{count} entries, this one first, belong to the caller: only one id is mapped here (R-31)");
+            warn(Warning::new("owners-squashed", first, detail));
             self.facts.squashed = true;
-            warn(Warning::new(
-                "owners-squashed",
-                b"",
-                format!("{} entries belong to the caller: only one id is mapped here (R-31)", self.squashed()),
-            ));
         }
+        self.refused_in_all(warn);
         let file = self.journal.finish()?;
         drop(file);
         Ok(self.facts)
     }
 
-    /// Reads markers back from the journal: opaque ones first, since whiteouts below an opaque directory are not needed (W9).
+    /// Reads markers back from the journal: what makes a directory opaque first, since whiteouts below it are not needed
+    /// then (W9), in whatever order the archive had them.
     fn marks(&mut self) -> Result<()> {
-        if self.opaques > 0 {
-            let mut reader = self.journal.so_far()?;
-            while let Some(record) = reader.read()? {
-                if let Record::Opaque { dir, .. } = record {
-                    self.opaque(&dir);
+        let mut reader = self.journal.so_far()?;
+        while let Some(record) = reader.read()? {
+            match record {
+                Record::Opaque { dir, .. } => self.opaque(&dir),
+                Record::Whiteout { parent, name } => {
+                    if let Some(id) = self.dirs.at(&parent) {
+                        self.replaced(id, &name);
+                    }
                 }
+                _ => {}
             }
         }
         if self.whiteouts > 0 {
@@ -133,8 +152,16 @@ impl Layer<'_> {
                     self.whiteout(&parent, &name, &mut marker)?;
                 }
             }
+            self.facts.inodes += marker.inodes;
         }
         Ok(())
+    }
+
+    /// A hidden name where the layer has a directory: that replaces the lower one as a whole (W2, W4).
+    fn replaced(&mut self, parent: DirId, name: &[u8]) {
+        if let Some(child) = self.dirs.child(parent, name) {
+            self.dirs.info_mut(child).opaque = true;
+        }
     }
 
     fn opaque(&mut self, dir: &LiteralPath) {
@@ -154,12 +181,12 @@ impl Layer<'_> {
             self.facts.depends_on_lower = true;
             return Ok(());
         };
-        if let Some(child) = self.dirs.child(id, name) {
-            // The layer has a directory of that name: it replaces the lower one as a whole (W2, W4).
-            self.dirs.info_mut(child).opaque = true;
-            return Ok(());
-        }
-        if !self.dirs.merges_with_lower(id) {
+        self.hide(id, name, marker)
+    }
+
+    /// Hides what lower layers have at `name`; a directory of this layer there was dealt with before.
+    fn hide(&mut self, id: DirId, name: &[u8], marker: &mut Marker) -> Result<()> {
+        if self.dirs.child(id, name).is_some() || !self.dirs.merges_with_lower(id) {
             return Ok(());
         }
         let dir = self.dirs.handle(id)?;
@@ -187,6 +214,7 @@ impl Layer<'_> {
             return finish_root(&dir, self.options.ownership);
         }
         let node = std::mem::take(&mut self.dirs.info_mut(id).meta);
+        let rare = unheld::rare_time(node.meta.mtime);
         let path = self.dirs.path(id);
         if self.options.ownership == Ownership::Keep {
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -195,7 +223,7 @@ impl Layer<'_> {
                     .map_err(|e| lay::owner_failed(&node.meta, e))?;
             }
         } else {
-            self.count_squashed(&node.meta);
+            self.count_squashed(&node.meta, path.as_bytes());
         }
         for (name, value) in &node.xattrs {
             let result = fdmeta::set_xattr_fd(&dir, name, value);
@@ -210,6 +238,10 @@ impl Layer<'_> {
         }
         fdmeta::set_mode_fd(&dir, node.meta.mode).map_err(|e| call_failed("fchmod", e))?;
         fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))?;
+        if rare {
+            let kept = fdmeta::mtime_fd(&dir).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(node.meta.mtime, kept, path.as_bytes(), warn);
+        }
         self.journal.push(RecordRef::Left { placed: &path, meta: &node, opaque, whiteouts })
     }
 }

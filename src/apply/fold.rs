@@ -1,8 +1,10 @@
 //! Folds one staged layer onto a directory by renames: the flattened form of what overlayfs would show.
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::policy::{Ownership, WhiteoutForm, XattrFlavour};
-use crate::root::{Dir, Kind, Listed, Meta, NodeMeta, meta as fdmeta};
+use crate::root::{Dir, Kind, LazyDir, Listed, Meta, NodeMeta, meta as fdmeta};
 
 use super::finish::finish_root;
 
@@ -29,14 +31,15 @@ pub fn fold(base: &Dir, layer: &Dir, options: &FoldOptions) -> Result<()> {
     if options.root_opaque {
         base.clear()?;
     }
-    fold_dir(base, layer, options)?;
+    let handles = Arc::default();
+    fold_dir(&LazyDir::new(base.clone(), &handles), &LazyDir::new(layer.clone(), &handles), options)?;
     finish_root(base, options.ownership)
 }
 
 /// Removes overlayfs's marks from a layer directory that becomes the bottom of a flattened tree.
 pub fn strip_marks(base: &Dir, options: &FoldOptions) -> Result<()> {
     if options.has_marks {
-        strip(base, options)?;
+        strip(&LazyDir::new(base.clone(), &Arc::default()), options)?;
     }
     finish_root(base, options.ownership)
 }
@@ -57,10 +60,12 @@ fn is_whiteout(dir: &Dir, listed: &Listed, options: &FoldOptions) -> Result<bool
     Ok(dir.stat(&listed.name)?.is_some_and(|st| st.is_char_whiteout()))
 }
 
-fn fold_dir(base: &Dir, layer: &Dir, options: &FoldOptions) -> Result<()> {
-    for listed in layer.list()? {
+fn fold_dir(base_at: &LazyDir, layer_at: &LazyDir, options: &FoldOptions) -> Result<()> {
+    let listing = layer_at.open()?.list()?;
+    for listed in listing {
+        let (base, layer) = (base_at.open()?, layer_at.open()?);
         let name = &listed.name[..];
-        if is_whiteout(layer, &listed, options)? {
+        if is_whiteout(&layer, &listed, options)? {
             base.remove_all(name)?;
             continue;
         }
@@ -69,27 +74,29 @@ fn fold_dir(base: &Dir, layer: &Dir, options: &FoldOptions) -> Result<()> {
             if there == Some(Kind::Directory) {
                 let upper = layer.open_child(name)?;
                 if !(options.has_marks && is_opaque(&upper, options)?) {
-                    let lower = base.open_child(name)?;
                     // Before anything is moved out of it, which would change its mtime.
                     let meta = meta_of(&upper, options)?;
-                    fold_dir(&lower, &upper, options)?;
+                    // A level costs no descriptor while those below it are folded.
+                    drop((base, layer, upper));
+                    let lower = base_at.child(name);
+                    fold_dir(&lower, &layer_at.child(name), options)?;
                     // A directory entry replaces all metadata, it does not merge (D5).
-                    lower.apply_meta_self(&meta, options.ownership == Ownership::Keep, &|_| false)?;
+                    lower.open()?.apply_meta_self(&meta, options.ownership == Ownership::Keep, &|_| false)?;
                     continue;
                 }
             }
             if there.is_some() {
                 base.remove_all(name)?;
             }
-            layer.rename(name, base, name)?;
+            layer.rename(name, &base, name)?;
             if options.has_marks {
-                strip(&base.open_child(name)?, options)?;
+                strip(&LazyDir::new(base.open_child(name)?, &Arc::default()), options)?;
             }
         } else {
             if there == Some(Kind::Directory) {
                 base.remove_all(name)?;
             }
-            layer.rename(name, base, name)?;
+            layer.rename(name, &base, name)?;
         }
     }
     Ok(())
@@ -109,7 +116,8 @@ fn meta_of(upper: &Dir, options: &FoldOptions) -> Result<NodeMeta> {
     Ok(NodeMeta { meta: upper.stat_self()?.meta, xattrs })
 }
 
-fn strip(dir: &Dir, options: &FoldOptions) -> Result<()> {
+fn strip(at: &LazyDir, options: &FoldOptions) -> Result<()> {
+    let dir = at.open()?;
     let before: Meta = dir.stat_self()?.meta;
     let mut changed = false;
     for mark in ["opaque", "origin"] {
@@ -118,16 +126,18 @@ fn strip(dir: &Dir, options: &FoldOptions) -> Result<()> {
             dir.remove_xattr_self(name.as_bytes())?;
         }
     }
+    let mut below = Vec::new();
     for listed in dir.list()? {
-        if is_whiteout(dir, &listed, options)? {
+        if is_whiteout(&dir, &listed, options)? {
             dir.unlink(&listed.name)?;
             changed = true;
         } else if dir.kind_of(&listed)? == Some(Kind::Directory) {
-            strip(&dir.open_child(&listed.name)?, options)?;
+            below.push(listed.name);
         }
     }
     if changed {
-        fdmeta::set_times_fd(dir, &before).map_err(|e| super::lay::call_failed("futimens", e))?;
+        fdmeta::set_times_fd(&dir, &before).map_err(|e| super::lay::call_failed("futimens", e))?;
     }
-    Ok(())
+    drop(dir);
+    below.iter().try_for_each(|name| strip(&at.child(name), options))
 }

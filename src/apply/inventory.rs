@@ -5,7 +5,7 @@
 //! The journal says where everything was placed, so no rule of naming is applied here again: names come and go, and links
 //! share an inode. Memory: about 150 bytes and the path for every name of the layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::ops::Bound;
 
@@ -69,6 +69,14 @@ pub enum LaidKind {
     Fifo,
 }
 
+#[derive(Debug)]
+struct Aside {
+    size: u64,
+    sum: Option<Sum>,
+    /// Its inode, once something was linked to it.
+    inode: Option<Inode>,
+}
+
 /// The names of one tree, sorted by bytes; the root is the empty path.
 pub type Names = BTreeMap<Vec<u8>, Laid>;
 
@@ -80,6 +88,8 @@ pub struct Inventory {
     /// The stash: what only a fix-up may still need, each under its number.
     pub stash: Names,
     nodes: Vec<LaidNode>,
+    /// Files that AUFS kept aside, by number.
+    aside: HashMap<u64, Aside>,
     /// How many names each node has, by number.
     names: Vec<u32>,
 }
@@ -132,6 +142,10 @@ impl Inventory {
                 }
                 Ok(())
             }
+            Record::Aside { number, size, sum } => {
+                self.aside.insert(number, Aside { size, sum, inode: None });
+                Ok(())
+            }
             Record::Removed { placed } => {
                 take_below(&mut self.tree, placed.as_bytes());
                 Ok(())
@@ -160,7 +174,21 @@ impl Inventory {
         let kind = match node {
             // Said once at the end, as it was left.
             Node::Directory => return Ok(()),
-            Node::HardLink(_) | Node::AufsLink(_) => return self.link(placed, source, meta),
+            Node::HardLink(_) => {
+                let found = source.as_ref().and_then(|s| self.tree.get(s.as_bytes()));
+                let Some(Laid::Node(inode)) = found else { return Err(damaged("a link has no target")) };
+                return self.link(placed, *inode, meta);
+            }
+            Node::AufsLink(number) => {
+                let number = str::from_utf8(&number).ok().and_then(|n| n.parse::<u64>().ok());
+                let aside = number.and_then(|n| self.aside.get_mut(&n));
+                let aside = aside.ok_or_else(|| damaged("a link has no target"))?;
+                if let Some(inode) = aside.inode {
+                    return self.link(placed, inode, meta);
+                }
+                aside.inode = Some(Inode(self.nodes.len()));
+                LaidKind::File { size: aside.size, sparse: None, sum: aside.sum }
+            }
             Node::File { size, sparse } => LaidKind::File { size, sparse, sum },
             Node::Symlink(target) => LaidKind::Symlink(target),
             Node::CharDevice(major, minor) => LaidKind::CharDevice(major, minor),
@@ -173,10 +201,7 @@ impl Inventory {
         Ok(())
     }
 
-    fn link(&mut self, placed: LiteralPath, source: Option<LiteralPath>, meta: NodeMeta) -> Result<()> {
-        let found = source.as_ref().and_then(|s| self.tree.get(s.as_bytes()));
-        let Some(Laid::Node(inode)) = found else { return Err(damaged("a link has no target")) };
-        let inode = *inode;
+    fn link(&mut self, placed: LiteralPath, inode: Inode, meta: NodeMeta) -> Result<()> {
         let node = self.nodes.get_mut(inode.0).ok_or_else(|| damaged("a link has no target"))?;
         if !matches!(node.kind, LaidKind::Symlink(_)) {
             node.meta.meta = meta.meta;

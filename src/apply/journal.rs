@@ -62,6 +62,15 @@ pub enum Record {
         /// Number in the stash.
         number: u64,
     },
+    /// AUFS kept a file aside that nothing names yet; a link by this number shares its inode.
+    Aside {
+        /// Number, among those of the stash.
+        number: u64,
+        /// Bytes.
+        size: u64,
+        /// Checksum of the data.
+        sum: Option<Sum>,
+    },
     /// What the layer directory had at this place was removed, with everything below it.
     Removed {
         /// Place in the layer directory.
@@ -83,6 +92,26 @@ pub enum Record {
         /// Its place.
         placed: LiteralPath,
     },
+}
+
+impl Record {
+    /// Borrows its parts, to write it again.
+    pub fn as_parts(&self) -> RecordRef<'_> {
+        match self {
+            Record::Make { path, placed, source, node, meta, sum } => {
+                RecordRef::Make { path, placed: placed.as_ref(), source: source.as_ref(), node, meta, sum: *sum }
+            }
+            Record::Whiteout { parent, name } => RecordRef::Whiteout { parent, name },
+            Record::Opaque { dir, mtime } => RecordRef::Opaque { dir, mtime: *mtime },
+            Record::Stashed { placed, number } => RecordRef::Stashed { placed, number: *number },
+            Record::Aside { number, size, sum } => RecordRef::Aside { number: *number, size: *size, sum: *sum },
+            Record::Removed { placed } => RecordRef::Removed { placed },
+            Record::Left { placed, meta, opaque, whiteouts } => {
+                RecordRef::Left { placed, meta, opaque: *opaque, whiteouts: *whiteouts }
+            }
+            Record::Hides { placed } => RecordRef::Hides { placed },
+        }
+    }
 }
 
 /// XXH3 (64 bits, seed 0) of a file's content: of the data of its regions, where it is sparse.
@@ -121,10 +150,7 @@ impl<W: Write> Writer<W> {
                 put_place(&mut b, source, path);
                 put_node(&mut b, node);
                 put_meta(&mut b, meta);
-                b.push(sum.is_some().into());
-                if let Some(Sum(sum)) = sum {
-                    b.extend_from_slice(&sum.to_le_bytes());
-                }
+                put_sum(&mut b, sum);
             }
             RecordRef::Whiteout { parent, name } => {
                 b.push(1);
@@ -140,6 +166,12 @@ impl<W: Write> Writer<W> {
                 b.push(3);
                 put_bytes(&mut b, placed.as_bytes());
                 put_number(&mut b, number);
+            }
+            RecordRef::Aside { number, size, sum } => {
+                b.push(7);
+                put_number(&mut b, number);
+                put_number(&mut b, size);
+                put_sum(&mut b, sum);
             }
             RecordRef::Removed { placed } => {
                 b.push(4);
@@ -232,6 +264,15 @@ pub enum RecordRef<'a> {
         /// Number in the stash.
         number: u64,
     },
+    /// See [`Record::Aside`].
+    Aside {
+        /// Number, among those of the stash.
+        number: u64,
+        /// Bytes.
+        size: u64,
+        /// Checksum of the data.
+        sum: Option<Sum>,
+    },
     /// See [`Record::Removed`].
     Removed {
         /// Place in the layer directory.
@@ -323,6 +364,13 @@ fn put_number(b: &mut Vec<u8>, value: u64) {
     let mut buf = [0u8; 10];
     let n = varint(value, &mut buf);
     b.extend_from_slice(&buf[..n]);
+}
+
+fn put_sum(b: &mut Vec<u8>, sum: Option<Sum>) {
+    b.push(sum.is_some().into());
+    if let Some(Sum(sum)) = sum {
+        b.extend_from_slice(&sum.to_le_bytes());
+    }
 }
 
 fn put_bytes(b: &mut Vec<u8>, bytes: &[u8]) {
@@ -518,6 +566,7 @@ impl Cursor<'_> {
                 Record::Left { placed, meta, opaque: marks & 1 != 0, whiteouts: marks & 2 != 0 }
             }
             6 => Record::Hides { placed: self.path()? },
+            7 => Record::Aside { number: self.number()?, size: self.number()?, sum: self.sum()? },
             _ => return None,
         };
         self.0.is_empty().then_some(record)

@@ -1,6 +1,6 @@
 //! Runs actions on the layer directory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use super::facts::{LayerFacts, RootMeta};
 use super::journal::{RecordRef, Sum, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
-use super::{ApplyOptions, Data, Target, Warning, check_implied};
+use super::{ApplyOptions, Data, Target, Warning, check_depth, check_implied, unheld};
 
 /// Symlinks expanded in one walk before it is refused (S12).
 pub(crate) const MAX_SYMLINKS: usize = 40;
@@ -38,12 +38,20 @@ pub(super) struct Layer<'o> {
     pub(super) facts: LayerFacts,
     pub(super) whiteouts: u64,
     pub(super) opaques: u64,
+    /// Names of devices that could not be made here: they hide what lower layers have all the same (R2).
+    pub(super) unmade: BTreeSet<(DirId, Vec<u8>)>,
     last_parent: Option<(LiteralPath, DirId)>,
     /// Owner that the kernel gives to what this process makes.
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
     hasher: Xxh3,
+    /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
+    pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
+    /// The first entry that was squashed.
+    first_squashed: Vec<u8>,
+    /// Files with as many names as the file system allows: where the copy is that takes the next ones (L12).
+    pub(super) overflow: HashMap<(u64, u64), LiteralPath>,
     /// Names so far, with `strict` only.
     seen: HashSet<LiteralPath>,
 }
@@ -53,7 +61,7 @@ impl<'o> Layer<'o> {
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Ok(Layer {
             options,
-            dirs: Dirs::new(target.tree),
+            dirs: Dirs::new(target.tree, &options.plan.limits),
             stash: target.stash,
             stashed: 0,
             aufs: HashMap::new(),
@@ -62,11 +70,15 @@ impl<'o> Layer<'o> {
             facts: LayerFacts::default(),
             whiteouts: 0,
             opaques: 0,
+            unmade: BTreeSet::new(),
             last_parent: None,
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
             hasher: Xxh3::new(),
+            refused_xattrs: Vec::new(),
+            first_squashed: Vec::new(),
+            overflow: HashMap::new(),
             seen: HashSet::new(),
         })
     }
@@ -119,8 +131,11 @@ impl<'o> Layer<'o> {
         let Some((parent_path, last)) = path.split_last() else {
             return Err(Error::new(ErrorKind::Malformed, "changes the root (D4)"));
         };
-        if self.options.plan.tree.strict && !self.seen.insert(path.clone()) {
-            return Err(Error::new(ErrorKind::Malformed, "name appears twice in the layer (R-6)"));
+        if self.options.plan.tree.strict {
+            self.dirs.memory.add(2 * size_of::<LiteralPath>() + path.as_bytes().len())?;
+            if !self.seen.insert(path.clone()) {
+                return Err(Error::new(ErrorKind::Malformed, "name appears twice in the layer (R-6)"));
+            }
         }
         if let Node::HardLink(target) = &node {
             return self.hard_link(&path, target, &meta, name, warn);
@@ -129,7 +144,7 @@ impl<'o> Layer<'o> {
             Err(e) if self.may_be_wrong(&e) => return self.unplaced(&path, node, &meta, data),
             other => other?,
         };
-        let mut placed = self.dirs.path(parent).join(last);
+        let placed = self.dirs.path(parent).join(last);
         let node = match node {
             Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
             other => other,
@@ -141,22 +156,24 @@ impl<'o> Layer<'o> {
                 sum = self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
             }
             Node::Symlink(_) | Node::CharDevice(..) | Node::BlockDevice(..) | Node::Fifo => {
-                if !self.special(parent, last, &node, &meta, name, warn)? {
-                    // Not made here, so no view of the layer may expect it.
-                    placed = LiteralPath::default();
-                }
+                self.special(parent, last, &node, &meta, name, warn)?;
             }
             Node::HardLink(_) | Node::AufsLink(_) => {}
         }
-        if !placed.is_root() {
-            self.journal.push(RecordRef::Make {
-                path: &path,
-                placed: Some(&placed),
-                source: None,
-                node: &node,
-                meta: &meta,
-                sum,
-            })?;
+        if placed.is_root() {
+            return Ok(());
+        }
+        let unmade = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) && self.options.skip_devices;
+        self.journal.push(RecordRef::Make {
+            path: &path,
+            placed: Some(&placed),
+            source: None,
+            node: &node,
+            meta: &meta,
+            sum,
+        })?;
+        if unmade {
+            self.journal.push(RecordRef::Removed { placed: &placed })?;
         }
         Ok(())
     }
@@ -172,6 +189,7 @@ impl<'o> Layer<'o> {
             Some(id) => id,
             None => self.walk(path, implied_by)?,
         };
+        check_depth(self.dirs.info(id).depth as usize, self.options.plan.limits.max_depth)?;
         self.last_parent = Some((path.clone(), id));
         Ok(id)
     }
@@ -192,16 +210,17 @@ impl<'o> Layer<'o> {
                 continue;
             }
             let dir = self.dirs.handle(here)?;
-            match dir.read_link(&component)? {
+            let opaque = match dir.read_link(&component)? {
                 ReadLink::Target(target) => {
                     links += 1;
                     here = expand(&target, here, links, &mut todo)?;
                     continue;
                 }
                 ReadLink::NotALink => self.displace(here, &dir, &component)?,
-                ReadLink::Nothing => {}
-            }
+                ReadLink::Nothing => false,
+            };
             here = self.imply(here, &dir, &component, implied_by)?;
+            self.dirs.info_mut(here).opaque = opaque;
         }
         Ok(here)
     }
@@ -209,7 +228,7 @@ impl<'o> Layer<'o> {
     fn imply(&mut self, parent: DirId, dir: &Dir, name: &[u8], by: &Meta) -> Result<DirId> {
         check_implied(name)?;
         self.make_dir_clean(dir, name)?;
-        Ok(self.dirs.add(parent, name, false, implied_meta(by.mtime)))
+        self.dirs.add(parent, name, false, implied_meta(by.mtime))
     }
 
     fn make_dir_clean(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
@@ -250,28 +269,43 @@ impl<'o> Layer<'o> {
         self.dirs.any_implied() || self.facts.late_links > 0
     }
 
-    /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere.
+    /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere. Memory is used up wherever
+    /// it leads.
     pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
-        e.kind() == ErrorKind::Malformed && self.doubtful()
+        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful() && !self.dirs.memory.is_over()
     }
 
-    /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it.
-    fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<()> {
+    /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it. Returns whether
+    /// it was no directory: it took the place of whatever lower layers have there, so a directory that follows is opaque.
+    fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<bool> {
         self.last_parent = None;
-        if let Some(id) = self.dirs.child(parent, name) {
+        let known = self.dirs.child(parent, name);
+        if let Some(id) = known {
             self.dirs.forget(id);
         }
-        if self.doubtful() {
-            self.stashed += 1;
-            let number = self.stashed;
-            dir.rename(name, &self.stash, number.to_string().as_bytes())?;
-            let placed = self.dirs.path(parent).join(name);
-            self.journal.push(RecordRef::Stashed { placed: &placed, number })
-        } else {
-            dir.remove_all(name)?;
-            let placed = self.dirs.path(parent).join(name);
-            self.journal.push(RecordRef::Removed { placed: &placed })
+        if !self.overflow.is_empty() {
+            let gone = self.dirs.path(parent).join(name);
+            self.overflow.retain(|_, copy| !copy.is_within(&gone));
         }
+        self.stashed += 1;
+        let number = self.stashed;
+        let aside = number.to_string().into_bytes();
+        dir.rename(name, &self.stash, &aside)?;
+        // Looked at where nobody else reaches it: a directory that we did not make is not ours to remove.
+        let there = self.stash.stat(&aside)?.ok_or_else(|| changed_meanwhile(name))?;
+        if (there.kind == Kind::Directory) != known.is_some() {
+            return Err(changed_meanwhile(name));
+        }
+        if self.doubtful() {
+            let placed = self.dirs.path(parent).join(name);
+            self.journal.push(RecordRef::Stashed { placed: &placed, number })?;
+        } else {
+            self.stashed -= 1;
+            self.stash.remove_all(&aside)?;
+            let placed = self.dirs.path(parent).join(name);
+            self.journal.push(RecordRef::Removed { placed: &placed })?;
+        }
+        Ok(known.is_none())
     }
 
     fn opaque_over_own_file(&mut self, path: &LiteralPath, mtime: Timestamp) -> Result<()> {
@@ -283,13 +317,13 @@ impl<'o> Layer<'o> {
         }
         let dir = self.dirs.handle(parent)?;
         match dir.stat(last)? {
-            Some(st) if st.kind != Kind::Symlink => {
-                self.displace(parent, &dir, last)?;
-                self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
-                Ok(())
-            }
-            _ => Ok(()),
+            Some(st) if st.kind != Kind::Symlink => _ = self.displace(parent, &dir, last)?,
+            None if self.unmade.contains(&(parent, last.to_vec())) => {}
+            _ => return Ok(()),
         }
+        let id = self.imply(parent, &dir, last, &Meta { mtime, ..Meta::default() })?;
+        self.dirs.info_mut(id).opaque = true;
+        Ok(())
     }
 
     fn directory(
@@ -304,6 +338,7 @@ impl<'o> Layer<'o> {
             if self.dirs.info(id).explicit {
                 self.twice(entry, warn);
             }
+            self.dirs.memory.add_xattrs(&meta.xattrs)?;
             let info = self.dirs.info_mut(id);
             // What went through it before would have gone through a symlink of a lower layer.
             self.facts.depends_on_lower |= !info.explicit;
@@ -312,13 +347,15 @@ impl<'o> Layer<'o> {
             return Ok(());
         }
         let dir = self.dirs.handle(parent)?;
+        let mut opaque = false;
         if !dir.make_dir(name, WORKING_MODE)? {
-            self.duplicate(parent, &dir, name, entry, warn)?;
+            opaque = self.duplicate(parent, &dir, name, entry, warn)?;
             self.make_dir_clean(&dir, name)?;
         } else {
             self.facts.inodes += 1;
         }
-        self.dirs.add(parent, name, true, meta.clone());
+        let id = self.dirs.add(parent, name, true, meta.clone())?;
+        self.dirs.info_mut(id).opaque = opaque;
         Ok(())
     }
 
@@ -333,7 +370,7 @@ impl<'o> Layer<'o> {
         name: &[u8],
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.twice(entry, warn);
         self.displace(parent, dir, name)
     }
@@ -418,7 +455,7 @@ impl<'o> Layer<'o> {
         if self.owner_differs(meta) {
             fdmeta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| owner_failed(meta, e))?;
         } else {
-            self.count_squashed(meta);
+            self.count_squashed(meta, entry);
         }
         for (name, value) in &node.xattrs {
             let result = fdmeta::set_xattr_fd(fd, name, value);
@@ -428,47 +465,24 @@ impl<'o> Layer<'o> {
         if !by_open {
             fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
         }
-        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))
+        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))?;
+        if unheld::rare_time(meta.mtime) {
+            let kept = fdmeta::mtime_fd(fd).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(meta.mtime, kept, entry, warn);
+        }
+        Ok(())
     }
 
-    pub(super) fn count_squashed(&mut self, meta: &Meta) {
+    pub(super) fn count_squashed(&mut self, meta: &Meta, entry: &[u8]) {
         if self.options.ownership == Ownership::Squash && (meta.uid, meta.gid) != self.creator {
+            if self.squashed == 0 {
+                self.first_squashed = entry.to_vec();
+            }
             self.squashed += 1;
         }
     }
 
-    /// Tells apart xattrs that this place cannot hold, which are dropped with a warning, from real failures.
-    pub(super) fn tolerate_xattr(
-        &mut self,
-        result: rustix::io::Result<()>,
-        name: &[u8],
-        value: &[u8],
-        entry: &[u8],
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
-        let e = match result {
-            Ok(()) => return Ok(()),
-            Err(e) => e,
-        };
-        let tolerable = e == Errno::OPNOTSUPP
-            || (self.options.tolerate_xattrs && matches!(e, Errno::PERM | Errno::ACCESS | Errno::INVAL));
-        if tolerable {
-            self.facts.xattrs_dropped = true;
-            warn(Warning::new("xattr-unsupported", entry, format!("xattr {} dropped: {e}", escape(name))));
-            return Ok(());
-        }
-        let message = format!("setxattr(\"{}\", {} bytes)", escape(name), value.len());
-        if matches!(e, Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) && value.len() > 2048 {
-            // ext4 keeps all xattrs of a file in one block and says ENOSPC: the disk is not full.
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{message}: the file system cannot hold an xattr of this size"),
-            ));
-        }
-        Err(Error::io(message, e.into()))
-    }
-
-    /// Makes a symlink, device or pipe; `false` where it was skipped with a warning.
+    /// Makes a symlink, device or pipe; a device that cannot be made here is skipped with a warning.
     fn special(
         &mut self,
         parent: DirId,
@@ -477,7 +491,7 @@ impl<'o> Layer<'o> {
         meta: &NodeMeta,
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let dir = self.dirs.handle(parent)?;
         let device = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..));
         if device && self.options.skip_devices {
@@ -487,7 +501,8 @@ impl<'o> Layer<'o> {
                 self.duplicate(parent, &dir, name, entry, warn)?;
             }
             self.facts.devices_skipped = true;
-            return Ok(false);
+            self.unmade.insert((parent, name.to_vec()));
+            return Ok(());
         }
         let make = |dir: &Dir| match node {
             Node::Symlink(target) => dir.make_symlink(name, target),
@@ -510,8 +525,7 @@ impl<'o> Layer<'o> {
         if is_link {
             self.last_parent = None;
         }
-        self.finish_named(&dir, name, meta, is_link, entry, warn)?;
-        Ok(true)
+        self.finish_named(&dir, name, meta, is_link, entry, warn)
     }
 
     /// Owner → xattrs → mode → times by name, for what must not be opened.
@@ -527,7 +541,7 @@ impl<'o> Layer<'o> {
         if self.owner_differs(&node.meta) {
             dir.set_owner(name, node.meta.uid, node.meta.gid).map_err(|e| owner_hint(e, &node.meta))?;
         } else {
-            self.count_squashed(&node.meta);
+            self.count_squashed(&node.meta, entry);
         }
         for (xattr, value) in &node.xattrs {
             let result = dir.set_xattr(name, xattr, value);
@@ -536,11 +550,18 @@ impl<'o> Layer<'o> {
         if !is_link {
             dir.set_mode(name, node.meta.mode)?;
         }
-        dir.set_times(name, &node.meta)
+        dir.set_times(name, &node.meta)?;
+        if unheld::rare_time(node.meta.mtime)
+            && let Some(st) = dir.stat(name)?
+        {
+            self.check_time(node.meta.mtime, st.meta.mtime, entry, warn);
+        }
+        Ok(())
     }
 
-    pub(super) fn squashed(&self) -> u64 {
-        self.squashed
+    /// Returns how many entries were squashed, and the first of them.
+    pub(super) fn squashed(&self) -> (u64, &[u8]) {
+        (self.squashed, &self.first_squashed)
     }
 
     pub(super) fn stashed_any(&self) -> bool {

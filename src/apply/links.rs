@@ -10,7 +10,7 @@ use crate::policy::Ownership;
 use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, Stat};
 
 use super::dirs::{DirId, ROOT};
-use super::journal::{RecordRef, Sum};
+use super::journal::RecordRef;
 use super::lay::{Layer, changed_meanwhile, owner_hint};
 use super::plan::{LiteralPath, Node};
 use super::{Data, Warning};
@@ -18,9 +18,20 @@ use super::{Data, Warning};
 /// A file that AUFS kept aside.
 pub(super) struct AufsFile {
     number: u64,
-    placed: Option<LiteralPath>,
-    size: u64,
-    sum: Option<Sum>,
+    /// Some name of the layer was linked to it.
+    linked: bool,
+}
+
+impl AufsFile {
+    /// Its name in the stash.
+    fn in_stash(&self) -> Vec<u8> {
+        format!("a{}", self.number).into_bytes()
+    }
+
+    /// What the journal calls a link to it: by number, since the archive's name may be used again.
+    fn node(&self) -> Node {
+        Node::AufsLink(self.number.to_string().into_bytes())
+    }
 }
 
 /// A link to a file that AUFS keeps aside later in the archive.
@@ -41,6 +52,9 @@ impl Layer<'_> {
         data: &mut Data<'_, R>,
     ) -> Result<()> {
         self.facts.late_links += 1;
+        if let Node::AufsLink(stored) = &node {
+            return self.unplaced_aufs(path, stored, meta);
+        }
         let Node::File { size, sparse } = &node else {
             return self.journal.push(RecordRef::Make {
                 path,
@@ -60,6 +74,39 @@ impl Layer<'_> {
         let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
         self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta, sum })?;
         self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
+    }
+
+    /// As [`Layer::unplaced`], for a link to what AUFS kept aside: the stash gets one more name for it.
+    fn unplaced_aufs(&mut self, path: &LiteralPath, stored: &[u8], meta: &NodeMeta) -> Result<()> {
+        let Some(file) = self.aufs.get(stored) else {
+            return self.early_aufs(path, stored, meta.clone(), path.as_bytes());
+        };
+        let (source, node) = (file.in_stash(), file.node());
+        self.stashed += 1;
+        let number = self.stashed;
+        let name = number.to_string().into_bytes();
+        if self.stash.link(&name, &self.stash.clone(), &source)? != LinkOutcome::Made {
+            return Err(changed_meanwhile(&name));
+        }
+        let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
+        self.journal.push(RecordRef::Make {
+            path,
+            placed: Some(&nowhere),
+            source: None,
+            node: &node,
+            meta,
+            sum: None,
+        })?;
+        self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
+    }
+
+    fn early_aufs(&mut self, path: &LiteralPath, stored: &[u8], meta: NodeMeta, entry: &[u8]) -> Result<()> {
+        let (path, stored, entry) = (path.clone(), stored.to_vec(), entry.to_vec());
+        let names = path.as_bytes().len() + stored.len() + entry.len();
+        self.dirs.memory.add(size_of::<EarlyAufsLink>() + names)?;
+        self.dirs.memory.add_xattrs(&meta.xattrs)?;
+        self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
+        Ok(())
     }
 
     pub(super) fn hard_link(
@@ -139,7 +186,19 @@ impl Layer<'_> {
                 outcome = LinkOutcome::Made;
             } else {
                 if self.dirs.child(parent, last).is_some_and(|id| self.within(source_id, id)) {
-                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target"));
+                    if self.doubtful() {
+                        // With the layers below the target may stand elsewhere.
+                        self.facts.late_links += 1;
+                        return self.journal.push(RecordRef::Make {
+                            path,
+                            placed: None,
+                            source: None,
+                            node: &node,
+                            meta,
+                            sum: None,
+                        });
+                    }
+                    return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target (L6)"));
                 }
                 self.duplicate(parent, &dir, last, entry, warn)?;
                 outcome = dir.link(last, &source_dir, target_name)?;
@@ -147,6 +206,7 @@ impl Layer<'_> {
         }
         match outcome {
             LinkOutcome::Made => {}
+            LinkOutcome::TooMany if self.joins_copy(&st, &dir, last)? => {}
             LinkOutcome::TooMany => {
                 warn(Warning::new(
                     "too-many-links",
@@ -154,6 +214,7 @@ impl Layer<'_> {
                     "the file system allows no more links; the file is copied (L12)",
                 ));
                 self.copy_instead(&dir, last, &source_dir, target_name, &st)?;
+                self.overflow.insert(st.id, self.dirs.path(parent).join(last));
             }
             LinkOutcome::NoTarget | LinkOutcome::Taken => return Err(changed_meanwhile(last)),
         }
@@ -224,6 +285,15 @@ impl Layer<'_> {
         Ok(())
     }
 
+    /// Makes `name` a name of the copy that an earlier link became; a copy for each would let an archive fill the disk.
+    fn joins_copy(&mut self, st: &Stat, dir: &Dir, name: &[u8]) -> Result<bool> {
+        let Some(place) = self.overflow.get(&st.id).cloned() else { return Ok(false) };
+        let Some((parent, copy)) = place.split_last() else { return Ok(false) };
+        let Some(parent) = self.dirs.at(&parent) else { return Ok(false) };
+        let from = self.dirs.handle(parent)?;
+        Ok(dir.link(name, &from, copy)? == LinkOutcome::Made)
+    }
+
     fn copy_instead(&mut self, dir: &Dir, name: &[u8], from: &Dir, source: &[u8], st: &Stat) -> Result<()> {
         if st.kind != Kind::File {
             return Err(Error::io("linkat", Errno::MLINK.into()));
@@ -245,8 +315,10 @@ impl Layer<'_> {
         let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
         let size = data.left;
         let sum = self.write_data(&fd, size, None, data)?;
-        if let Some(old) = self.aufs.insert(name, AufsFile { number, placed: None, size, sum }) {
-            self.stash.unlink(format!("a{}", old.number).as_bytes())?;
+        self.journal.push(RecordRef::Aside { number, size, sum })?;
+        self.dirs.memory.add(2 * size_of::<(Vec<u8>, AufsFile)>() + name.len())?;
+        if let Some(old) = self.aufs.insert(name, AufsFile { number, linked: false }) {
+            self.stash.unlink(&old.in_stash())?;
         }
         Ok(())
     }
@@ -262,13 +334,13 @@ impl Layer<'_> {
         entry: &[u8],
         warn: &mut dyn FnMut(Warning),
     ) -> Result<()> {
-        let Some(file) = self.aufs.get(stored) else {
-            let (path, stored, entry) = (path.clone(), stored.to_vec(), entry.to_vec());
-            self.early_aufs.push(EarlyAufsLink { path, stored, meta, entry });
-            return Ok(());
+        let Some(file) = self.aufs.get_mut(stored) else {
+            return self.early_aufs(path, stored, meta, entry);
         };
-        let (number, size, sum, first) = (file.number, file.size, file.sum, file.placed.clone());
-        let source = format!("a{number}").into_bytes();
+        let (source, node) = (file.in_stash(), file.node());
+        if !std::mem::replace(&mut file.linked, true) {
+            self.facts.inodes += 1;
+        }
         let dir = self.dirs.handle(parent)?;
         if dir.link(last, &self.stash.clone(), &source)? == LinkOutcome::Taken {
             self.duplicate(parent, &dir, last, entry, warn)?;
@@ -279,24 +351,13 @@ impl Layer<'_> {
         let st = dir.stat(last)?.ok_or_else(|| changed_meanwhile(last))?;
         self.link_metadata(&dir, last, &st, &meta, entry, warn)?;
         let placed = self.dirs.path(parent).join(last);
-        let source = first.clone();
-        let node = match first {
-            Some(first) => Node::HardLink(first),
-            None => {
-                self.facts.inodes += 1;
-                if let Some(file) = self.aufs.get_mut(stored) {
-                    file.placed = Some(placed.clone());
-                }
-                Node::File { size, sparse: None }
-            }
-        };
         self.journal.push(RecordRef::Make {
             path,
             placed: Some(&placed),
-            source: source.as_ref(),
-            sum: if source.is_none() { sum } else { None },
+            source: None,
             node: &node,
             meta: &meta,
+            sum: None,
         })
     }
 
@@ -311,11 +372,18 @@ impl Layer<'_> {
                 .with_entry(&link.entry));
             }
             let Some((parent_path, last)) = link.path.split_last() else { continue };
-            let parent = self.parent_for(&parent_path, &link.meta.meta)?;
+            let parent = match self.parent_for(&parent_path, &link.meta.meta) {
+                Err(e) if self.may_be_wrong(&e) => {
+                    self.facts.late_links += 1;
+                    self.unplaced_aufs(&link.path, &link.stored, &link.meta)?;
+                    continue;
+                }
+                other => other?,
+            };
             self.aufs_link(&link.path, parent, last, &link.stored, link.meta, &link.entry, warn)?;
         }
         for file in self.aufs.values() {
-            self.stash.unlink(format!("a{}", file.number).as_bytes())?;
+            self.stash.unlink(&file.in_stash())?;
         }
         Ok(())
     }

@@ -20,20 +20,27 @@ pub mod journal;
 mod lay;
 mod links;
 pub mod plan;
+#[cfg(test)]
+mod tests;
+mod unheld;
 
 use std::fs::File;
 use std::io::{BufRead, ErrorKind as IoErrorKind};
 
 use crate::error::{Error, ErrorKind, Result, from_io};
-use crate::policy::{Ownership, WhiteoutForm};
+use crate::policy::{Limits, Ownership, WhiteoutForm};
 use crate::root::Dir;
 use crate::tar::{self, Parser, Step};
 
 pub use facts::{LayerFacts, RootMeta};
 pub(crate) use finish::{Marker, finish_root};
 pub(crate) use lay::{MAX_SYMLINKS, implied_meta, too_many_symlinks};
-pub(crate) use plan::check_implied;
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
+pub(crate) use plan::{check_depth, check_implied};
+
+/// The entry of an eStargz layer that lists the others
+/// (<https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>).
+pub(crate) const STARGZ_INDEX: &[u8] = b"stargz.index.json";
 
 /// Something odd that was accepted, or dropped, while a layer was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +95,8 @@ pub struct Applied {
     pub facts: LayerFacts,
 }
 
-/// Applies the tar stream `input` to an empty directory; stops after the end-of-archive blocks, the rest is the caller's to drain.
+/// Applies the tar stream `input` to an empty directory; stops where something stands behind the end-of-archive blocks, the
+/// rest is the caller's to drain.
 ///
 /// `check` is called once an entry and ends the work with its error (cancellation); `warn` gets every oddity.
 ///
@@ -102,56 +110,90 @@ pub fn apply_layer<R: BufRead>(
     warn: &mut dyn FnMut(Warning),
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Applied> {
-    let mut parser = Parser::new(&options.plan.limits);
     let mut layer = lay::Layer::new(target, options)?;
-    let mut entries = 0u64;
-    let mut block = [0u8; 512];
-    loop {
-        if !read_block(input, &mut block)? {
-            parser.finish().map_err(Error::from)?;
-            break;
-        }
-        let step = parser.block(&block).map_err(Error::from)?;
-        for oddity in parser.take_oddities() {
-            warn(Warning::new(oddity.code, &oddity.path, oddity.detail));
-        }
-        match step {
-            Step::More => {}
-            Step::End => break,
-            Step::Skip(n) => skip(input, n)?,
-            Step::Entry(entry) => {
-                check()?;
-                entries += 1;
-                if entries > options.plan.limits.max_entries {
-                    return Err(Error::new(
-                        ErrorKind::Limit,
-                        format!("more than {} entries in one layer (--max-entries)", options.plan.limits.max_entries),
-                    )
-                    .with_entry(&entry.path)
-                    .with_offset(entry.offset));
-                }
-                one_entry(input, &mut layer, *entry, options, warn)?;
-            }
-        }
-    }
+    let parser = Parser::new(&options.plan.limits);
+    // The writer of eStargz that keeps a blob's own end puts its index behind it: nothing to warn of.
+    let odd = &mut |w: Warning| match (w.kind, w.path.as_slice()) {
+        ("data-after-end", STARGZ_INDEX) => {}
+        _ => warn(w),
+    };
+    let entries = each_entry(input, parser, odd, check, &mut |entry, data, warn| {
+        let (offset, name, mtime) = (entry.offset, entry.path.clone(), entry.mtime);
+        let action = plan(entry, &options.plan, warn)?;
+        layer.run(action, mtime, &name, data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))
+    })?;
     let facts = layer.finish(warn)?;
     Ok(Applied { facts: LayerFacts { entries, ..facts } })
 }
 
-fn one_entry<R: BufRead>(
+/// What is done with one entry, its data, and what is to be warned of.
+type Visit<'a, R> = &'a mut dyn FnMut(tar::Entry, &mut Data<'_, R>, &mut dyn FnMut(Warning)) -> Result<()>;
+
+/// Calls `visit` for each entry of a tar stream and returns how many there were; data that it leaves is skipped. Stops
+/// after the end-of-archive blocks.
+///
+/// # Errors
+/// As [`apply_layer`], and what `visit` returns.
+pub(crate) fn each_entry<R: BufRead>(
     input: &mut R,
-    layer: &mut lay::Layer<'_>,
-    entry: tar::Entry,
-    options: &ApplyOptions,
+    mut parser: Parser,
     warn: &mut dyn FnMut(Warning),
-) -> Result<()> {
-    let (stored, offset) = (entry.stored, entry.offset);
-    let (name, mtime) = (entry.path.clone(), entry.mtime);
-    let action = plan(entry, &options.plan, warn)?;
-    let mut data = Data { input, left: stored };
-    layer.run(action, mtime, &name, &mut data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))?;
-    let rest = data.left.checked_add((512 - stored % 512) % 512).ok_or_else(truncated)?;
-    skip(input, rest)
+    check: &dyn Fn() -> Result<()>,
+    visit: Visit<'_, R>,
+) -> Result<u64> {
+    let mut entries = 0u64;
+    let mut block = [0u8; 512];
+    loop {
+        let step = match read_block(input, &mut block)? {
+            true => parser.block(&block),
+            false => parser.finish().map(|()| Step::End),
+        };
+        for oddity in parser.take_oddities() {
+            warn(Warning::new(oddity.code, &oddity.path, oddity.detail));
+        }
+        match step.map_err(Error::from)? {
+            Step::More => {}
+            Step::End => {
+                behind_the_end(input, warn)?;
+                return Ok(entries);
+            }
+            Step::Skip(n) => skip(input, n)?,
+            Step::Entry(entry) => {
+                check()?;
+                entries += 1;
+                let stored = entry.stored;
+                let mut data = Data { input, left: stored };
+                visit(*entry, &mut data, warn)?;
+                let rest = data.left;
+                skip(input, rest)?;
+                skip_padding(input, (512 - stored % 512) % 512)?;
+            }
+        }
+    }
+}
+
+/// Looks for something behind the end of the archive: no reader takes it for entries (T4, T5), so whoever put it there
+/// should be seen. Stops at the first block that is not zero.
+fn behind_the_end<R: BufRead>(input: &mut R, warn: &mut dyn FnMut(Warning)) -> Result<()> {
+    let mut block = [0u8; 512];
+    loop {
+        let have = read_some(input, &mut block)?;
+        let found = block.get(..have).unwrap_or_default();
+        if found.is_empty() {
+            return Ok(());
+        }
+        if found.iter().any(|b| *b != 0) {
+            // Whoever knows the format tells by the first name: an index behind the end belongs to lazy pulling (Z15).
+            let (what, name) = match have == block.len() && Parser::new(&Limits::default()).block(&block).is_ok() {
+                true => ("another archive follows", block.split(|b| *b == 0).next().unwrap_or_default()),
+                false => ("bytes that are not zero follow", &[][..]),
+            };
+            let name = name.get(..100).unwrap_or(name);
+            let detail = format!("{what} the end of the archive; hashed, not read (T4, T5)");
+            warn(Warning::new("data-after-end", name, detail));
+            return Ok(());
+        }
+    }
 }
 
 /// The data of one entry.
@@ -193,22 +235,41 @@ fn fill<R: BufRead>(input: &mut R) -> Result<&[u8]> {
 
 /// Fills `block`; `false` at a clean end before its first byte.
 fn read_block<R: BufRead>(input: &mut R, block: &mut [u8; 512]) -> Result<bool> {
+    match read_some(input, block)? {
+        0 => Ok(false),
+        512 => Ok(true),
+        _ => Err(Error::new(ErrorKind::Malformed, "archive ends inside a header block (T3)")),
+    }
+}
+
+/// Fills `block` as far as the stream goes and returns how many bytes that were.
+fn read_some<R: BufRead>(input: &mut R, block: &mut [u8; 512]) -> Result<usize> {
     let mut have = 0;
     while have < block.len() {
         let buf = fill(input)?;
         if buf.is_empty() {
-            return if have == 0 {
-                Ok(false)
-            } else {
-                Err(Error::new(ErrorKind::Malformed, "archive ends inside a header block (T3)"))
-            };
+            break;
         }
         let n = buf.len().min(block.len() - have);
         block[have..have + n].copy_from_slice(&buf[..n]);
         input.consume(n);
         have += n;
     }
-    Ok(true)
+    Ok(have)
+}
+
+/// Skips what fills up the last block of an entry's data; an archive may end there, as it may end without zero blocks (T2).
+fn skip_padding<R: BufRead>(input: &mut R, mut n: u64) -> Result<()> {
+    while n > 0 {
+        let buf = fill(input)?;
+        if buf.is_empty() {
+            break;
+        }
+        let step = (buf.len() as u64).min(n);
+        input.consume(step as usize);
+        n -= step;
+    }
+    Ok(())
 }
 
 fn skip<R: BufRead>(input: &mut R, mut n: u64) -> Result<()> {

@@ -4,7 +4,7 @@
 //! `docs/spec-notes.md`, whose headings this file follows.
 
 use crate::error::{Error, ErrorKind};
-use crate::policy::{Limits, Selinux, TreeOptions, XattrFlavour};
+use crate::policy::{Limit, Limits, Selinux, TreeOptions, XattrFlavour};
 use crate::root::{Meta, NodeMeta};
 use crate::tar::{Entry, EntryKind, Region};
 
@@ -15,9 +15,11 @@ pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The exact name of an opaque marker.
 pub const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 /// AUFS's own names at the root of a layer.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
+pub(crate) const AUFS_PREFIX: &[u8] = b".wh..wh.";
 /// AUFS's directory of hard-link sources.
 const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
+/// The xattr that holds file capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
 /// `NAME_MAX` of Linux.
 const MAX_NAME: usize = 255;
 
@@ -83,6 +85,12 @@ impl LiteralPath {
             Some(at) => (LiteralPath(self.0[..at].to_vec()), &self.0[at + 1..]),
             None => (LiteralPath::default(), &self.0[..]),
         })
+    }
+
+    /// Whether this is `above` or lies below it.
+    pub fn is_within(&self, above: &LiteralPath) -> bool {
+        let rest = self.0.strip_prefix(&above.0[..]);
+        above.is_root() || rest.is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
     }
 
     /// Returns this path with `name` below it.
@@ -183,7 +191,18 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     let strict = options.tree.strict;
     let limits = &options.limits;
     check_path(&entry.path, limits)?;
-    let (path, clamped) = LiteralPath::clean(&entry.path);
+    let (path, mut clamped) = LiteralPath::clean(&entry.path);
+    // What an entry says is looked at before what its name means: a long name is refused wherever it stands.
+    let target = match &entry.kind {
+        EntryKind::HardLink { target } => {
+            check_path(target, limits)?;
+            let (target, target_clamped) = LiteralPath::clean(target);
+            clamped |= target_clamped;
+            check_names(&target)?;
+            Some(target)
+        }
+        _ => None,
+    };
     if clamped {
         if strict {
             return Err(refuse("name leads out of the root (R-5)"));
@@ -192,17 +211,12 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
     }
     let depth = path.depth();
     if depth > limits.max_depth {
-        return Err(Error::new(
-            ErrorKind::Limit,
-            format!("path has {depth} components, the limit is {} (--max-depth)", limits.max_depth),
-        ));
+        return Err(limits.exceeded(Limit::Depth, depth));
     }
     let Some((parent, last)) = path.split_last() else {
         return root_entry(entry, options, warn);
     };
-    for component in parent.components() {
-        check_component(component)?;
-    }
+    check_names(&path)?;
     if last == OPAQUE_NAME {
         return Ok(Action::Opaque { dir: parent });
     }
@@ -224,7 +238,6 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         return Ok(Action::Skip);
     }
     if let Some(name) = last.strip_prefix(WHITEOUT_PREFIX) {
-        check_component(name)?;
         if entry.stored > 0 || !matches!(entry.kind, EntryKind::File { .. }) {
             warn(Warning::new("odd-whiteout", &entry.path, "whiteout is not an empty regular file"));
         }
@@ -233,7 +246,6 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         }
         return Ok(Action::Whiteout { parent, name: name.to_vec() });
     }
-    check_component(last)?;
     let node = match &entry.kind {
         EntryKind::Directory => Node::Directory,
         EntryKind::File { size, sparse } => Node::File { size: *size, sparse: sparse.clone() },
@@ -248,15 +260,8 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         EntryKind::CharDevice { major, minor } => Node::CharDevice(*major, *minor),
         EntryKind::BlockDevice { major, minor } => Node::BlockDevice(*major, *minor),
         EntryKind::Fifo => Node::Fifo,
-        EntryKind::HardLink { target } => {
-            check_path(target, limits)?;
-            let (target, clamped) = LiteralPath::clean(target);
-            if clamped && strict {
-                return Err(refuse("hard link target leads out of the root (R-5)"));
-            }
-            for component in target.components() {
-                check_component(component)?;
-            }
+        EntryKind::HardLink { .. } => {
+            let target = target.unwrap_or_default();
             match target.split_last() {
                 Some((dir, name)) if dir.as_bytes() == AUFS_LINKS => Node::AufsLink(name.to_vec()),
                 _ => Node::HardLink(target),
@@ -264,14 +269,14 @@ fn plan_inner(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
         }
     };
     let takes_user_xattrs = matches!(node, Node::Directory | Node::File { .. } | Node::HardLink(_) | Node::AufsLink(_));
-    let meta = NodeMeta { meta: meta_of(entry), xattrs: xattrs_of(entry, takes_user_xattrs, options, warn) };
+    let meta = NodeMeta { meta: meta_of(entry), xattrs: xattrs_of(entry, takes_user_xattrs, options, warn)? };
     Ok(Action::Make { path, node, meta })
 }
 
 fn root_entry(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning)) -> Result<Action, Error> {
     match &entry.kind {
         EntryKind::Directory => {
-            Ok(Action::Root(NodeMeta { meta: meta_of(entry), xattrs: xattrs_of(entry, true, options, warn) }))
+            Ok(Action::Root(NodeMeta { meta: meta_of(entry), xattrs: xattrs_of(entry, true, options, warn)? }))
         }
         EntryKind::HardLink { target } if LiteralPath::clean(target).0.is_root() => {
             warn(Warning::new("root-link", &entry.path, "hard link of the root to itself is skipped"));
@@ -283,12 +288,21 @@ fn root_entry(entry: &Entry, options: &PlanOptions, warn: &mut dyn FnMut(Warning
 
 fn check_path(path: &[u8], limits: &Limits) -> Result<(), Error> {
     if path.len() > limits.max_path_bytes {
-        return Err(Error::new(
-            ErrorKind::Limit,
-            format!("path has {} bytes, the limit is {} (--max-path-bytes)", path.len(), limits.max_path_bytes),
-        ));
+        return Err(limits.exceeded(Limit::PathBytes, path.len()));
     }
     Ok(())
+}
+
+/// Checks the length of every name (S11), of the last one without the prefix of whiteouts (W16).
+fn check_names(path: &LiteralPath) -> Result<(), Error> {
+    let Some((parent, last)) = path.split_last() else { return Ok(()) };
+    parent.components().try_for_each(check_component)?;
+    check_component(last.strip_prefix(WHITEOUT_PREFIX).unwrap_or(last))
+}
+
+/// Refuses to make something in a directory of `depth` components: symlinks lead deeper than any name could (S11).
+pub(crate) fn check_depth(depth: usize, most: usize) -> Result<(), Error> {
+    if depth < most { Ok(()) } else { Err(Limit::Depth.exceeded(most as u64, depth.saturating_add(1))) }
 }
 
 /// Checks a name that a symlink's target asks to make.
@@ -321,9 +335,10 @@ fn xattrs_of(
     takes_user: bool,
     options: &PlanOptions,
     warn: &mut dyn FnMut(Warning),
-) -> Vec<(Vec<u8>, Vec<u8>)> {
+) -> Result<Xattrs, Error> {
     let mut out = Vec::with_capacity(entry.xattrs.len());
     for (name, value) in &entry.xattrs {
+        let capability = if name == CAPABILITY { Some(Capability::read(value)?) } else { None };
         let dropped = if name.starts_with(b"trusted.overlay.") {
             Some(("overlay-xattr", "would steer overlayfs (R-9)"))
         } else if name.starts_with(b"user.overlay.") && options.flavour == XattrFlavour::User {
@@ -334,6 +349,8 @@ fn xattrs_of(
             Some(("nfs4-acl", "belongs to the file system that built the image (M20)"))
         } else if name.starts_with(b"user.") && !takes_user {
             Some(("user-xattr", "the kernel keeps user xattrs on files and directories only (M18)"))
+        } else if capability == Some(Capability::Foreign) {
+            Some(("foreign-capability", "is for a user namespace of the machine that built the image (M16)"))
         } else {
             None
         };
@@ -341,8 +358,47 @@ fn xattrs_of(
             Some((kind, why)) => {
                 warn(Warning::new(kind, &entry.path, format!("xattr {} dropped: {why}", crate::error::escape(name))));
             }
-            None => out.push((name.clone(), value.clone())),
+            None => {
+                let value = match capability {
+                    Some(Capability::Everywhere(value)) => value,
+                    _ => value.clone(),
+                };
+                out.push((name.clone(), value));
+            }
         }
     }
-    out
+    Ok(out)
+}
+
+/// Names and values, in archive order.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What a `security.capability` says (<https://man7.org/linux/man-pages/man7/capabilities.7.html>, *File capability
+/// extended attribute versioning*).
+#[derive(Debug, PartialEq, Eq)]
+enum Capability {
+    /// Version 2, which holds wherever the file is; a version 3 whose root is 0 says the same and is written like this.
+    Everywhere(Vec<u8>),
+    /// Version 3 with another root: it holds in one user namespace only.
+    Foreign,
+}
+
+impl Capability {
+    fn read(value: &[u8]) -> Result<Capability, Error> {
+        // The version is the top byte of a little-endian word.
+        const VERSION: usize = 3;
+        let version = value.get(VERSION).copied();
+        match (version, value.len()) {
+            (Some(2), 20) => Ok(Capability::Everywhere(value.to_vec())),
+            (Some(3), 24) if value.ends_with(&[0; 4]) => {
+                let mut second = value.get(..20).unwrap_or_default().to_vec();
+                if let Some(version) = second.get_mut(VERSION) {
+                    *version = 2;
+                }
+                Ok(Capability::Everywhere(second))
+            }
+            (Some(3), 24) => Ok(Capability::Foreign),
+            (_, bytes) => Err(refuse(format!("security.capability of {bytes} bytes is neither version 2 nor 3 (M16)"))),
+        }
+    }
 }

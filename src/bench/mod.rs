@@ -147,8 +147,7 @@ fn one(reference: &Reference, options: &BenchOptions) -> Result<Run> {
     drop(mount);
     // Layers hold directories that their owner may not enter; the store knows how to remove those.
     let path = dir.keep();
-    crate::store::remove::remove_tree(&path, &|| false)
-        .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+    crate::root::remove_path(&path, &|| false)?;
     Ok(run)
 }
 

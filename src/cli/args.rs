@@ -6,10 +6,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::image::Platform;
-use crate::policy::{Limits, LowerSymlinks, RootEntry, Selinux, TreeOptions};
+use crate::lint::{Code, Severity};
+use crate::policy::{Limit, Limits, LowerSymlinks, RootEntry, Selinux, TreeOptions, Unit};
 
 const IMAGE: &str = "\
 IMAGE is one of
@@ -25,10 +26,28 @@ EXIT CODES
   0 done   1 other failure   2 usage   3 not found   4 integrity   5 malformed or over a limit
   6 not permitted or not supported   7 out of space   8 busy   130/143 cancelled by a signal";
 
+const LINT: &str = "\
+Every layer is read and verified, nothing is written. A finding has a stable code, the numbers of its rules, and a severity:
+  error          unply refuses it: the exit code is that of unpacking
+  ambiguous      tools disagree on what it means, or some get it wrong or fail
+  nonconforming  a conforming builder would not write it
+  info           worth knowing; tools agree
+The first 100 findings of a code are listed, all are counted. With --strict what it refuses is an error.
+
+--deny takes severities (each with all worse ones), codes and rule numbers:
+  --deny                          anything but info
+  --deny=ambiguous                what tools disagree on, and errors
+  --deny=W4,through-lower-symlink these
+
+IMAGE is as for the other commands, but not one of the store, which keeps no archives.
+
+EXIT CODES
+  0 read, with findings or without   3 not found   4 integrity   5 refused, or denied by --deny";
+
 /// Turns container images into verified root file systems.
 #[derive(Debug, Parser)]
 #[command(name = "unply", version, about, after_help = IMAGE, max_term_width = 110)]
-#[command(propagate_version = true, disable_help_subcommand = true, infer_long_args = false)]
+#[command(propagate_version = true, infer_long_args = false)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -67,6 +86,9 @@ pub enum Command {
         #[arg(value_parser = image)]
         image: String,
     },
+    /// Report what in an image is ambiguous, non-conforming or read differently by other tools; unpacks nothing.
+    #[command(after_help = LINT)]
+    Lint(LintArgs),
     /// List the images of the store.
     Images,
     /// List the layers of the store and what uses them.
@@ -133,6 +155,29 @@ pub struct UmountArgs {
     /// Where it is mounted.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub dir: Option<PathBuf>,
+}
+
+/// `unply lint`.
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// What to look at.
+    #[arg(value_parser = image)]
+    pub image: String,
+    /// End with exit code 5 if there are findings of these kinds [default: nonconforming and worse]
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "nonconforming")]
+    #[arg(value_delimiter = ',', value_parser = deny)]
+    pub deny: Vec<Deny>,
+}
+
+/// One thing that `lint` shall not find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deny {
+    /// Anything of this severity or worse.
+    From(Severity),
+    /// A finding of this code.
+    Code(Code),
+    /// A finding under this rule.
+    Rule(String),
 }
 
 /// `unply bench`.
@@ -216,72 +261,68 @@ pub struct Global {
     pub limits: LimitArgs,
 }
 
-/// Bounds on what an image may ask for. Sizes take K, M, G, T (powers of 1024).
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Limits (sizes take K, M, G, T)")]
-pub struct LimitArgs {
-    /// Decompressed bytes of one layer [default: bounded by the ratio only]
-    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
-    pub max_layer_bytes: Option<u64>,
-    /// Decompressed : compressed bytes of one layer [default: 2000]
-    #[arg(long, global = true, value_name = "N")]
-    pub max_ratio: Option<u64>,
-    /// Entries of one layer [default: 10000000]
-    #[arg(long, global = true, value_name = "N")]
-    pub max_entries: Option<u64>,
-    /// PAX and GNU metadata of one entry [default: 1M]
-    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
-    pub max_metadata_bytes: Option<u64>,
-    /// One path [default: 64K]
-    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
-    pub max_path_bytes: Option<u64>,
-    /// Components of one path [default: 1024]
-    #[arg(long, global = true, value_name = "N")]
-    pub max_depth: Option<usize>,
-    /// Regions of one sparse file [default: 262144]
-    #[arg(long, global = true, value_name = "N")]
-    pub max_sparse_regions: Option<usize>,
-    /// All xattrs of one entry [default: 1M]
-    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
-    pub max_xattr_bytes: Option<u64>,
-    /// Window of a zstd frame, a power of two from 1K to 2G [default: 128M]
-    #[arg(long, global = true, value_name = "BYTES", value_parser = window_log)]
-    pub max_zstd_window: Option<u32>,
-    /// An index or config document [default: 20M]
-    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
-    pub max_json_bytes: Option<u64>,
-    /// A manifest document [default: 4M]
-    #[arg(long, global = true, value_name = "BYTES", value_parser = size)]
-    pub max_manifest_bytes: Option<u64>,
-    /// Members of an image archive [default: 100000]
-    #[arg(long, global = true, value_name = "N")]
-    pub max_archive_members: Option<usize>,
-}
+/// Bounds on what an image may ask for: a flag for each [`Limit`], made from its table so that the two cannot differ.
+#[derive(Debug)]
+pub struct LimitArgs(Limits);
 
 impl LimitArgs {
     /// Returns the library's limits with what was asked for.
     pub fn limits(&self) -> Limits {
-        let default = Limits::default();
-        let bytes = |given: Option<u64>, default: usize| match given {
-            Some(n) => usize::try_from(n).unwrap_or(usize::MAX),
-            None => default,
-        };
-        Limits {
-            max_layer_bytes: self.max_layer_bytes.unwrap_or(default.max_layer_bytes),
-            max_ratio: self.max_ratio.unwrap_or(default.max_ratio),
-            max_entries: self.max_entries.unwrap_or(default.max_entries),
-            max_metadata_bytes: self.max_metadata_bytes.unwrap_or(default.max_metadata_bytes),
-            max_path_bytes: bytes(self.max_path_bytes, default.max_path_bytes),
-            max_depth: self.max_depth.unwrap_or(default.max_depth),
-            max_sparse_regions: self.max_sparse_regions.unwrap_or(default.max_sparse_regions),
-            max_xattr_bytes: bytes(self.max_xattr_bytes, default.max_xattr_bytes),
-            max_zstd_window_log: self.max_zstd_window.unwrap_or(default.max_zstd_window_log),
-            max_json_bytes: self.max_json_bytes.unwrap_or(default.max_json_bytes),
-            max_manifest_bytes: self.max_manifest_bytes.unwrap_or(default.max_manifest_bytes),
-            max_archive_members: self.max_archive_members.unwrap_or(default.max_archive_members),
-            ..default
-        }
+        self.0.clone()
     }
+}
+
+impl FromArgMatches for LimitArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut limits = LimitArgs(Limits::default());
+        limits.update_from_arg_matches(matches)?;
+        Ok(limits)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for limit in Limit::ALL {
+            if let Some(value) = matches.get_one(limit.flag()) {
+                self.0.set(limit, *value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Args for LimitArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Limit::ALL.into_iter().fold(command, |command, limit| {
+            let arg = Arg::new(limit.flag()).long(limit.flag()).global(true).help(limit_help(limit));
+            let arg = match limit.unit() {
+                Unit::Bytes => arg.value_name("BYTES").value_parser(size),
+                Unit::Window => arg.value_name("BYTES").value_parser(window),
+                Unit::Count => arg.value_name("N").value_parser(clap::value_parser!(u64)),
+            };
+            command.arg(arg.help_heading("Limits (bytes take K, M, G, T)"))
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+fn limit_help(limit: Limit) -> String {
+    let bounds = limit.bounds();
+    let (first, rest) = bounds.split_at(bounds.chars().next().map_or(0, char::len_utf8));
+    let default = match (Limits::default().get(limit), limit.unit()) {
+        (u64::MAX, _) => "none but the ratio".to_owned(),
+        (n, Unit::Count) => n.to_string(),
+        (n, _) => short_size(n),
+    };
+    format!("{}{rest} [default: {default}]", first.to_uppercase())
+}
+
+/// Writes a number of bytes as [`size`] reads it, with the largest unit that divides it.
+fn short_size(bytes: u64) -> String {
+    let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let fits = units.into_iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift);
+    fits.map_or(bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
 impl Global {
@@ -323,6 +364,19 @@ fn platform(text: &str) -> Result<Platform, String> {
     text.parse().map_err(|e: crate::error::Error| e.to_string())
 }
 
+fn deny(text: &str) -> Result<Deny, String> {
+    let severity = Severity::ALL.into_iter().find(|severity| severity.word() == text);
+    let code = || Code::named(text).map(Deny::Code);
+    let rule = || Code::ALL.iter().flat_map(|code| code.rules()).find(|rule| *rule == text);
+    // A refusal brings its own rules.
+    let shape = text.starts_with(|c: char| c.is_ascii_uppercase()) && text.ends_with(|c: char| c.is_ascii_digit());
+    match severity.map(Deny::From).or_else(code) {
+        Some(deny) => Ok(deny),
+        None if rule().is_some() || shape => Ok(Deny::Rule(text.to_owned())),
+        None => Err("a severity (error, ambiguous, nonconforming, info), a code, or a rule such as W4".to_owned()),
+    }
+}
+
 fn jobs(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n @ 1..=1024) => Ok(n),
@@ -345,10 +399,10 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "more than 64 bits hold".to_owned())
 }
 
-fn window_log(text: &str) -> Result<u32, String> {
+fn window(text: &str) -> Result<u64, String> {
     let bytes = size(text)?;
-    let log = bytes.checked_ilog2().filter(|_| bytes.is_power_of_two());
-    log.filter(|log| (10..=31).contains(log)).ok_or_else(|| "a power of two from 1K to 2G".to_owned())
+    let fits = bytes.is_power_of_two() && (1 << 10..=1 << 31).contains(&bytes);
+    fits.then_some(bytes).ok_or_else(|| "a power of two from 1K to 2G".to_owned())
 }
 
 fn root_entry() -> impl TypedValueParser<Value = RootEntry> {
@@ -390,9 +444,26 @@ mod tests {
         for bad in ["", "K", "1KB", "1.5M", "-1", "99999999999T"] {
             assert!(size(bad).is_err(), "{bad}");
         }
-        assert_eq!(window_log("128M"), Ok(27));
+        assert_eq!(window("128M"), Ok(128 << 20));
         for bad in ["3M", "512", "4G", "0"] {
-            assert!(window_log(bad).is_err(), "{bad}");
+            assert!(window(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn deny_takes_severities_codes_and_rules() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["unply", "lint"], args].concat());
+        let deny = |args: &[&str]| match parse(args).unwrap().command {
+            Command::Lint(lint) => lint.deny,
+            _ => panic!(),
+        };
+        assert_eq!(deny(&["x"]), []);
+        assert_eq!(deny(&["--deny", "x"]), [Deny::From(Severity::Nonconforming)]);
+        assert_eq!(deny(&["x", "--deny=error"]), [Deny::From(Severity::Error)]);
+        let both = [Deny::Rule("W4".into()), Deny::Code(Code::ThroughLowerSymlink), Deny::Rule("R-3".into())];
+        assert_eq!(deny(&["--deny=W4,through-lower-symlink", "--deny=R-3", "x"]), both);
+        for bad in ["--deny=", "--deny=W", "--deny=warning", "--deny=w4"] {
+            assert!(parse(&[bad, "x"]).is_err(), "{bad}");
         }
     }
 

@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod images;
+mod lint;
 mod log;
 mod mounts;
 mod output;
@@ -65,6 +66,7 @@ fn run(context: &Context, command: Command) -> Result<u8> {
         Command::Inspect { image } => images::inspect(context, &image),
         Command::Mount(args) => return mounts::mount(context, &args),
         Command::Umount(args) => mounts::umount(context, &args),
+        Command::Lint(args) => return lint::lint(context, &args),
         Command::Images => stored::images(context),
         Command::Layers => stored::layers(context),
         Command::Snapshots => stored::snapshots(context),
@@ -125,6 +127,7 @@ impl Context {
             platform: self.global.platform.clone(),
             limits: self.global.limits.limits(),
             tree: self.global.tree(),
+            resolver: None,
             jobs: self.global.jobs.unwrap_or(default.jobs),
             durable: !self.global.no_durable,
             cancel: self.signals.token().clone(),

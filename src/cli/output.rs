@@ -74,8 +74,9 @@ struct Failure<'a> {
     error: FailureBody<'a>,
 }
 
+/// An error as JSON has it.
 #[derive(Serialize)]
-struct FailureBody<'a> {
+pub struct FailureBody<'a> {
     code: &'a str,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,7 +95,14 @@ struct FailureBody<'a> {
 pub fn failure(error: &Error, as_json: bool) {
     note(error);
     if as_json {
-        let body = FailureBody {
+        // The exit code says it too.
+        let _ = json(Failure { error: error.into() });
+    }
+}
+
+impl<'a> From<&'a Error> for FailureBody<'a> {
+    fn from(error: &'a Error) -> Self {
+        FailureBody {
             code: error.kind().code(),
             message: error.message(),
             image: error.image(),
@@ -102,9 +110,7 @@ pub fn failure(error: &Error, as_json: bool) {
             entry: error.entry(),
             offset: error.offset(),
             hint: error.hint(),
-        };
-        // The exit code says it too.
-        let _ = json(Failure { error: body });
+        }
     }
 }
 

@@ -8,17 +8,21 @@
 //! change their link counts for other images): content is reflinked, else copied. A layer whose journal needs nothing
 //! from below gives an empty fix-up, which nobody mounts.
 
+mod names;
 mod replay;
 mod tree;
 mod write;
 
 use std::fs::File;
 
+use crate::apply::LiteralPath;
 use crate::apply::journal::Reader;
 use crate::error::Result;
 use crate::merge::{ChainView, Layer, Marks};
-use crate::policy::{LowerSymlinks, Ownership};
+use crate::policy::{Limits, LowerSymlinks, Ownership};
 use crate::root::Dir;
+
+pub(crate) use names::{Hides, NameChain, Sight, Was};
 
 /// What a fix-up is made from.
 pub struct FixupInput<'a> {
@@ -38,6 +42,8 @@ pub struct FixupInput<'a> {
     pub lower_symlinks: LowerSymlinks,
     /// Device nodes cannot be made here.
     pub skip_devices: bool,
+    /// Bounds on memory and depth.
+    pub limits: &'a Limits,
 }
 
 /// What a fix-up holds.
@@ -57,17 +63,27 @@ pub struct FixupFacts {
 /// name in the archive and the place where it lands.
 ///
 /// # Errors
-/// `Malformed` for a hard link whose target exists nowhere; `Limit`-like refusals of the rules; errors of system calls.
+/// `Malformed` for a hard link whose target exists nowhere; refusals of the rules; `Limit` for a layer that takes too much memory or goes too deep; errors of system calls.
 pub fn make_fixup(
     input: &FixupInput<'_>,
     target: &Dir,
     redirected: &mut dyn FnMut(&[u8], &[u8]),
 ) -> Result<FixupFacts> {
-    let mut replay = replay::Replay::new(input)?;
-    replay.deletions(&mut Reader::new((input.journal)()?)?)?;
-    replay.entries(&mut Reader::new((input.journal)()?)?, redirected)?;
+    let mut replay = replay::Replay::new(&input.lower, input.lower_symlinks, input.marks, input.limits);
+    let mut watch = Redirects(redirected);
+    replay.deletions(&mut Reader::new((input.journal)()?)?, &mut watch)?;
+    replay.entries(&mut Reader::new((input.journal)()?)?, &mut watch)?;
     let mut layers = vec![Layer { dir: input.layer.clone(), marks: Some(input.marks) }];
     layers.extend(input.lower.layers().iter().cloned());
     let shown = ChainView::new(layers);
     write::write(input, replay, &shown, target)
+}
+
+/// Tells of entries that land elsewhere because their parent is a symlink of a lower layer.
+struct Redirects<'a>(&'a mut dyn FnMut(&[u8], &[u8]));
+
+impl replay::Watch for Redirects<'_> {
+    fn lands(&mut self, tree: &tree::Tree, path: &LiteralPath, (parent, name): (tree::DirId, &[u8])) {
+        (self.0)(path.as_bytes(), tree.path(parent).join(name).as_bytes());
+    }
 }

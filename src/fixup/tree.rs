@@ -5,11 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use crate::apply::{LiteralPath, Node};
 use crate::error::Result;
 use crate::merge::{ChainView, Found, Marks, ViewDir};
-use crate::root::{Dir, Kind, NodeMeta, ReadLink, Stat};
+use crate::policy::Remembered;
+use crate::root::{Kind, LazyDir, NodeMeta, ReadLink, Stat};
 
 /// A directory of the symbolic tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct DirId(usize);
+
+impl DirId {
+    /// Returns how many directories the tree had before this one; later layers' directories have larger numbers.
+    pub(super) fn number(self) -> usize {
+        self.0
+    }
+}
 
 /// The root.
 pub(super) const ROOT: DirId = DirId(0);
@@ -21,10 +29,10 @@ pub(super) struct InodeId(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Child {
     Dir(DirId),
-    /// Anything else; `own` where this layer made the name.
+    /// Anything else, with the number of the layer that made the name ([`Tree::is_own`]).
     Leaf {
         inode: InodeId,
-        own: bool,
+        layer: u32,
     },
 }
 
@@ -40,6 +48,8 @@ pub(super) enum DirMeta {
 pub(super) struct DirNode {
     pub parent: DirId,
     pub name: Vec<u8>,
+    /// Components of its path; the root has none.
+    pub depth: usize,
     /// Lower content that still merges here.
     pub view: Option<ViewDir>,
     /// Where the metadata comes from when it is [`DirMeta::Lower`]; kept apart because clearing drops `view`.
@@ -53,7 +63,7 @@ pub(super) struct DirNode {
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// In a lower layer: `name` in `dir` of layer number `layer`.
-    Lower { layer: usize, dir: Dir, name: Vec<u8>, stat: Stat },
+    Lower { layer: usize, dir: LazyDir, name: Vec<u8>, stat: Stat },
     /// Made by this layer.
     Own(Node),
 }
@@ -70,20 +80,39 @@ pub(super) struct Tree {
     pub dirs: Vec<DirNode>,
     pub inodes: Vec<Inode>,
     lower_inodes: HashMap<(u64, u64), InodeId>,
+    pub memory: Remembered,
+    /// Number of the layer that is being replayed; what directories of lower layers have is number 0.
+    layer: u32,
 }
 
+/// What a name takes in the tree besides its bytes: its slot with the room that a node of a B-tree leaves free, its
+/// allocation.
+const NAME: usize = 2 * size_of::<(Vec<u8>, Option<Child>)>() + 16;
+
 impl Tree {
-    pub(super) fn new(lower: &ChainView) -> Tree {
+    pub(super) fn new(lower: &ChainView, max_memory: u64) -> Tree {
         let view = lower.root();
         let root = DirNode {
             parent: ROOT,
             name: Vec::new(),
+            depth: 0,
             view: view.clone(),
             shown: view,
             meta: DirMeta::Own(NodeMeta::default()),
             entries: BTreeMap::new(),
         };
-        Tree { dirs: vec![root], inodes: Vec::new(), lower_inodes: HashMap::new() }
+        let memory = Remembered::new(max_memory);
+        Tree { dirs: vec![root], inodes: Vec::new(), lower_inodes: HashMap::new(), memory, layer: 1 }
+    }
+
+    /// Whether a name made by layer number `layer` belongs to the layer that is being replayed.
+    pub(super) fn is_own(&self, layer: u32) -> bool {
+        layer == self.layer
+    }
+
+    /// Makes what the tree now holds the lower tree of one more layer.
+    pub(super) fn next_layer(&mut self) {
+        self.layer = self.layer.saturating_add(1);
     }
 
     pub(super) fn dir(&self, id: DirId) -> &DirNode {
@@ -107,13 +136,16 @@ impl Tree {
         if let Some(known) = self.dir(dir).entries.get(name) {
             return Ok(*known);
         }
-        let Some(view) = &self.dir(dir).view else { return Ok(None) };
+        let depth = self.dir(dir).depth + 1;
+        let Some(view) = self.dir(dir).view.clone() else { return Ok(None) };
+        self.memory.add(size_of::<DirNode>() + NAME + 2 * name.len())?;
         let child = match view.lookup(name)? {
             None => None,
             Some(Found::Dir(view)) => {
                 self.dirs.push(DirNode {
                     parent: dir,
                     name: name.to_vec(),
+                    depth,
                     view: Some(view.clone()),
                     shown: Some(view),
                     meta: DirMeta::Lower,
@@ -132,7 +164,7 @@ impl Tree {
                         id
                     }
                 };
-                Some(Child::Leaf { inode: id, own: false })
+                Some(Child::Leaf { inode: id, layer: 0 })
             }
         };
         self.dir_mut(dir).entries.insert(name.to_vec(), child);
@@ -148,7 +180,7 @@ impl Tree {
                 if stat.kind != Kind::Symlink {
                     return Ok(None);
                 }
-                match dir.read_link(name)? {
+                match dir.open()?.read_link(name)? {
                     ReadLink::Target(target) => Ok(Some(target)),
                     _ => Ok(None),
                 }
@@ -167,10 +199,13 @@ impl Tree {
         node.entries.clear();
     }
 
-    pub(super) fn make_dir(&mut self, parent: DirId, name: &[u8], meta: NodeMeta) -> DirId {
+    pub(super) fn make_dir(&mut self, parent: DirId, name: &[u8], meta: NodeMeta) -> Result<DirId> {
+        self.memory.add(size_of::<DirNode>() + NAME + 2 * name.len())?;
+        self.memory.add_xattrs(&meta.xattrs)?;
         self.dirs.push(DirNode {
             parent,
             name: name.to_vec(),
+            depth: self.dir(parent).depth + 1,
             view: None,
             shown: None,
             meta: DirMeta::Own(meta),
@@ -178,16 +213,24 @@ impl Tree {
         });
         let id = DirId(self.dirs.len() - 1);
         self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Dir(id)));
-        id
+        Ok(id)
     }
 
-    pub(super) fn make_inode(&mut self, node: Node, meta: NodeMeta) -> InodeId {
+    pub(super) fn make_inode(&mut self, node: Node, meta: NodeMeta) -> Result<InodeId> {
+        let more = match &node {
+            Node::Symlink(target) => target.len(),
+            Node::File { sparse: Some(regions), .. } => size_of_val(&regions[..]),
+            _ => 0,
+        };
+        self.memory.add(size_of::<Inode>() + NAME + more)?;
+        self.memory.add_xattrs(&meta.xattrs)?;
         self.inodes.push(Inode { source: Source::Own(node), meta: Some(meta), moved: false });
-        InodeId(self.inodes.len() - 1)
+        Ok(InodeId(self.inodes.len() - 1))
     }
 
     pub(super) fn put(&mut self, parent: DirId, name: &[u8], inode: InodeId) {
-        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf { inode, own: true }));
+        let layer = self.layer;
+        self.dir_mut(parent).entries.insert(name.to_vec(), Some(Child::Leaf { inode, layer }));
     }
 
     pub(super) fn path(&self, mut dir: DirId) -> LiteralPath {
@@ -239,7 +282,7 @@ impl Tree {
         }
         match &inode.source {
             Source::Lower { dir, name, stat, .. } => {
-                let mut xattrs = dir.xattrs(name)?;
+                let mut xattrs = dir.open()?.xattrs(name)?;
                 xattrs.retain(|(xattr, _)| !marks.is_mark(xattr));
                 Ok(NodeMeta { meta: stat.meta, xattrs })
             }

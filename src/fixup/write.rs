@@ -1,6 +1,7 @@
 //! Compares the symbolic tree with what overlayfs would show without a fix-up, and writes the difference.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -8,7 +9,7 @@ use crate::apply::{LiteralPath, Marker, Node, finish_root};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::merge::{ChainView, Found, ViewDir};
 use crate::policy::Ownership;
-use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, ReadLink, meta as fdmeta};
+use crate::root::{Dir, Kind, LazyDir, LinkOutcome, NodeMeta, ReadLink, meta as fdmeta};
 
 use super::replay::Replay;
 use super::tree::{Child, DirId, InodeId, ROOT, Source};
@@ -65,7 +66,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn visit(&mut self, dir: DirId, shown: Option<&ViewDir>, path: &LiteralPath, pass: Pass) -> Result<()> {
         for name in self.names(dir, shown)? {
-            let want = self.replay.tree.child(dir, &name)?;
+            let want = self.wanted(dir, &name)?;
             let have = match shown {
                 Some(view) => view.lookup(&name)?,
                 None => None,
@@ -110,13 +111,24 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Returns what has to show; a device that cannot be made here has done its work by replacing what was there (R2).
+    fn wanted(&mut self, dir: DirId, name: &[u8]) -> Result<Option<Child>> {
+        let child = self.replay.tree.child(dir, name)?;
+        if let (true, Some(Child::Leaf { inode, .. })) = (self.input.skip_devices, child)
+            && let Source::Own(Node::CharDevice(..) | Node::BlockDevice(..)) = &self.replay.tree.inode(inode).source
+        {
+            return Ok(None);
+        }
+        Ok(child)
+    }
+
     /// Returns the names that could differ between the wanted directory and the shown one.
     fn names(&self, dir: DirId, shown: Option<&ViewDir>) -> Result<BTreeSet<Vec<u8>>> {
         let node = self.replay.tree.dir(dir);
         let mut names: BTreeSet<Vec<u8>> = node.entries.keys().cloned().collect();
         let own = shown.and_then(|view| view.part(THE_LAYER));
         if let Some(own) = own {
-            names.extend(own.list()?.into_iter().map(|listed| listed.name));
+            names.extend(own.open()?.list()?.into_iter().map(|listed| listed.name));
         }
         let lower_parts = shown.map_or(0, |view| view.depth() - usize::from(own.is_some()));
         let same_lower = node.view.as_ref().map_or(0, ViewDir::depth) == lower_parts;
@@ -225,8 +237,8 @@ impl Writer<'_> {
             }
             Source::Own(_) => dir.make_node(name, Kind::Fifo, 0o600, 0)?,
             Source::Lower { dir: from, name: lower, stat, .. } => match stat.kind {
-                Kind::File => copy_file(&dir, name, &meta, self.input, from, lower)?,
-                Kind::Symlink => match from.read_link(lower)? {
+                Kind::File => copy_file(&dir, name, &meta, self.input, &from.open()?, lower)?,
+                Kind::Symlink => match from.open()?.read_link(lower)? {
                     ReadLink::Target(target) => dir.make_symlink(name, &target)?,
                     _ => return Err(inconsistent(&parent.join(name))),
                 },
@@ -295,7 +307,8 @@ impl Writer<'_> {
             // The view that includes the layer itself has it at position 0.
             let Some(lower) = shown.layers().get(layer + 1) else { continue };
             let mut found = Vec::new();
-            find_names(&lower.dir, &LiteralPath::default(), &inos, &mut found)?;
+            let top = LazyDir::new(lower.dir.clone(), &Arc::default());
+            find_names(&top, &LiteralPath::default(), &inos, &mut found)?;
             for path in found {
                 let mut here = ROOT;
                 for component in path.components() {
@@ -333,10 +346,15 @@ impl Writer<'_> {
     }
 }
 
-fn find_names(dir: &Dir, path: &LiteralPath, inos: &BTreeSet<u64>, out: &mut Vec<LiteralPath>) -> Result<()> {
-    for listed in dir.list()? {
-        if dir.kind_of(&listed)? == Some(Kind::Directory) {
-            find_names(&dir.open_child(&listed.name)?, &path.join(&listed.name), inos, out)?;
+fn find_names(at: &LazyDir, path: &LiteralPath, inos: &BTreeSet<u64>, out: &mut Vec<LiteralPath>) -> Result<()> {
+    let listing = at.open()?.list()?;
+    for listed in listing {
+        let kind = match listed.kind {
+            Some(kind) => Some(kind),
+            None => at.open()?.kind_of(&listed)?,
+        };
+        if kind == Some(Kind::Directory) {
+            find_names(&at.child(&listed.name), &path.join(&listed.name), inos, out)?;
         } else if inos.contains(&listed.ino) {
             out.push(path.join(&listed.name));
         }

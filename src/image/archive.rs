@@ -9,12 +9,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::docker::{self, Files, LayerFile, Picked};
-use super::members::{Blocks, MARKERS, Members, clean, looks_like_archive, walk};
+use super::members::{Blocks, Ended, MARKERS, Members, clean, cut_short, looks_like_archive, walk};
 use super::outer::Magic;
 use super::resolve::{OpenBlob, Wanted};
 use super::stream::ArchiveKind;
 use super::{Image, Place};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, escape};
 use crate::policy::Limits;
 use crate::tar::EntryKind;
 
@@ -32,6 +32,7 @@ type Stored = Option<Range>;
 pub(crate) struct Archive {
     file: Arc<File>,
     members: Members<Stored>,
+    ended: Ended,
 }
 
 /// Reads a stretch of a shared file without moving its offset.
@@ -95,7 +96,7 @@ impl Archive {
         let size = file.metadata().map_err(|err| Error::io("asking for the size of the archive", err))?.len();
         let mut members = Members::new(limits);
         let mut reader = RangeReader::whole(Arc::clone(&file));
-        walk(&mut reader, limits, |at, entry| {
+        let ended = walk(&mut reader, limits, |at, entry| {
             let end = at.offset.checked_add(entry.stored);
             if end.is_none_or(|end| end > size) {
                 return Err(
@@ -113,7 +114,7 @@ impl Archive {
             }
             Ok(Some(0))
         })?;
-        Ok(Archive { file, members })
+        Ok(Archive { file, members, ended })
     }
 
     /// Reads a member's bytes.
@@ -127,6 +128,7 @@ impl Archive {
             Some(None) => {
                 Err(Error::new(ErrorKind::Malformed, "a sparse member holds no document or layer").with_entry(name))
             }
+            None if self.ended == Ended::Unmarked => Err(cut_short(format_args!("\"{}\"", escape(name)))),
             None => Ok(None),
         }
     }

@@ -13,12 +13,13 @@ use super::outer::Magic;
 use super::platform::Platform;
 use super::reference::Selector;
 use super::resolve::{
-    Blobs, OpenBlob, Wanted, diff_ids, familiar, list, missing, over, read_limited, resolve, short, verify_digest,
+    Blobs, OpenBlob, Wanted, diff_ids, familiar, list, missing, read_limited, resolve, short, verify_digest,
 };
 use super::stream::ArchiveKind;
 use super::{Image, LayerBlobs, LayerDescriptor};
 use crate::digest::{Algorithm, BlobDigest, Digest, ImageId};
 use crate::error::{Error, ErrorKind, escape};
+use crate::policy::Limit;
 
 /// A member that holds a layer.
 pub(crate) struct LayerFile {
@@ -106,7 +107,7 @@ pub(crate) fn pick(files: &dyn Files, kind: ArchiveKind, wanted: &Wanted<'_>) ->
 
 fn pick_oci(files: &dyn Files, wanted: &Wanted<'_>, may_lack_layers: bool) -> Result<Picked, Error> {
     let required = |name: &str| match files.open(name.as_bytes())? {
-        Some(blob) => read_limited(blob.reader, name, wanted.limits.max_json_bytes),
+        Some(blob) => read_limited(blob.reader, name, wanted.limits, Limit::JsonBytes),
         None => Err(Error::new(ErrorKind::NotFound, format!("the archive has no {name}"))),
     };
     json::check_layout(&required("oci-layout")?)?;
@@ -135,7 +136,7 @@ struct Docker<'a> {
 
 fn pick_docker(files: &dyn Files, wanted: &Wanted<'_>) -> Result<Picked, Error> {
     let blob = files.open(b"manifest.json")?.ok_or_else(|| missing("manifest.json"))?;
-    let raw = read_limited(blob.reader, "manifest.json", wanted.limits.max_manifest_bytes)?;
+    let raw = read_limited(blob.reader, "manifest.json", wanted.limits, Limit::ManifestBytes)?;
     let mut images = DockerImage::list(&raw)?;
     // The same image may be listed once per name.
     let mut at = std::collections::HashMap::new();
@@ -237,15 +238,15 @@ impl Docker<'_> {
     fn config(&self, image: &DockerImage) -> Result<(ImageId, Vec<u8>, Config), Error> {
         let name = image.config.as_str();
         let what = format!("config \"{}\"", short(name));
-        let limit = self.wanted.limits.max_json_bytes;
+        let limits = self.wanted.limits;
         let blob = self.files.open(name.as_bytes())?.ok_or_else(|| missing(&what))?;
         let read = self.read.get().saturating_add(blob.size.max(4096));
-        let all = limit.saturating_mul(MAX_CONFIGS);
-        if read > all {
-            return Err(over("what must be read to find one image", read, all));
+        if read > limits.max_json_bytes.saturating_mul(MAX_CONFIGS) {
+            let found = format_args!("more than {MAX_CONFIGS} times that in all configs");
+            return Err(limits.exceeded(Limit::JsonBytes, found));
         }
         self.read.set(read);
-        let raw = read_limited(blob.reader, &what, limit)?;
+        let raw = read_limited(blob.reader, &what, limits, Limit::JsonBytes)?;
         let mut id = Digest::of(Algorithm::Sha256, &raw);
         if let Some(promised) = digest_in_name(name) {
             verify_digest(&raw, &promised, &what)?;
@@ -258,7 +259,7 @@ impl Docker<'_> {
     fn image(&self, (docker, names): &Named) -> Result<Picked, Error> {
         let (image_id, config_raw, config) = self.config(docker)?;
         let what = format!("config {image_id}");
-        let diff_ids = diff_ids(&config, &what, docker.layers().len())?;
+        let diff_ids = diff_ids(&config, &what, docker.layers().len(), self.wanted.limits)?;
         let mut layers = Vec::with_capacity(diff_ids.len());
         let mut members = Vec::with_capacity(diff_ids.len());
         for (name, diff_id) in docker.layers().iter().zip(diff_ids) {

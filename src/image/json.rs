@@ -201,8 +201,9 @@ impl Document {
             return Err(Error::new(ErrorKind::Unsupported, format!("{what} is a Docker schema 1 document"))
                 .with_hint("save or push the image again with a current tool"));
         }
-        let index_like = document.manifests.as_ref().is_some_and(|m| !m.is_empty());
-        let manifest_like = document.config.is_some() || document.layers.as_ref().is_some_and(|l| !l.is_empty());
+        // Empty lists count: containerd refuses them as well (CVE-2021-41190), and another reader may look at the key alone.
+        let index_like = document.manifests.is_some();
+        let manifest_like = document.config.is_some() || document.layers.is_some();
         if index_like && manifest_like {
             return Err(malformed(format!("{what} is both an index and a manifest")));
         }
@@ -543,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn i9_a_document_is_an_index_or_a_manifest_never_both() {
+    fn i09_a_document_is_an_index_or_a_manifest_never_both() {
         let both = format!(r#"{{"manifests":[{D}],"config":{D},"layers":[{D}]}}"#);
         assert_eq!(kind(Document::index(both.as_bytes(), "x")), ErrorKind::Malformed);
         assert_eq!(kind(Document::manifest(both.as_bytes(), "x")), ErrorKind::Malformed);
@@ -564,14 +565,14 @@ mod tests {
     }
 
     #[test]
-    fn i1_layout_versions() {
+    fn i01_layout_versions() {
         assert!(check_layout(br#"{"imageLayoutVersion": "1.0.0"}"#).is_ok());
         assert_eq!(kind(check_layout(br#"{"imageLayoutVersion": "2.0.0"}"#)), ErrorKind::Unsupported);
         assert_eq!(kind(check_layout(b"{}")), ErrorKind::Malformed);
     }
 
     #[test]
-    fn i8_base64_is_strict() {
+    fn i08_base64_is_strict() {
         assert_eq!(base64(b"e30=").unwrap(), b"{}");
         assert_eq!(base64(b"").unwrap(), b"");
         assert_eq!(base64(b"AAECA/8=").unwrap(), [0, 1, 2, 3, 255]);
@@ -581,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn i4_attestations_are_recognised() {
+    fn i04_attestations_are_recognised() {
         let parse = |s: &str| serde_json::from_str::<Descriptor>(s).unwrap();
         assert!(
             parse(r#"{"digest":"","size":1,"platform":{"os":"unknown","architecture":"unknown"}}"#).is_attestation()

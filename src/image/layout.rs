@@ -16,6 +16,7 @@ use super::resolve::{Blobs, OpenBlob, Wanted, read_limited, resolve};
 use super::{Image, Place, json};
 use crate::digest::BlobDigest;
 use crate::error::{Error, ErrorKind, escape};
+use crate::policy::Limit;
 
 /// Symlinks expanded for one file.
 const MAX_LINKS: u32 = 40;
@@ -144,7 +145,7 @@ pub(crate) fn blob_name(digest: &BlobDigest) -> String {
 pub(crate) fn open(dir: &Path, wanted: &Wanted<'_>) -> Result<Image, Error> {
     let layout = Layout::open(dir)?;
     let required = |name: &str| match layout.file(name)? {
-        Some((file, _)) => read_limited(file, name, wanted.limits.max_json_bytes),
+        Some((file, _)) => read_limited(file, name, wanted.limits, Limit::JsonBytes),
         None => Err(Error::new(ErrorKind::NotFound, format!("{} is no image layout: it has no {name}", dir.display()))
             .with_hint("name a directory with oci-layout, index.json and blobs/")),
     };

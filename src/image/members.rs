@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, ErrorKind, escape, from_io};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 use crate::tar::{Entry, EntryKind, Parser, Step};
 
 /// Links followed for one name.
 const MAX_LINKS: u32 = 40;
 
-/// Bytes of all member names: no real archive has more, and each one is kept.
-const MAX_NAME_BYTES: usize = 32 << 20;
+/// Bytes of names for each member that is allowed, 32 MiB by default: each name is kept.
+const NAME_BYTES: usize = 335;
 
 /// Cleans a member name: no `.`, no empty components, no leading `/`; `None` when `..` leaves the archive.
 pub(crate) fn clean(name: &[u8]) -> Option<Vec<u8>> {
@@ -80,11 +80,12 @@ impl<T> Members<T> {
             Node::Link(Ok(target) | Err(target)) => target.len(),
             Node::File(_) => 0,
         });
-        if self.nodes.len() >= self.max_members || self.name_bytes > MAX_NAME_BYTES {
-            return Err(Error::new(
-                ErrorKind::Limit,
-                format!("the archive has more than {} members or {MAX_NAME_BYTES} bytes of names", self.max_members),
-            ));
+        let over = |found: std::fmt::Arguments<'_>| Limit::ArchiveMembers.exceeded(self.max_members as u64, found);
+        if self.nodes.len() >= self.max_members {
+            return Err(over(format_args!("{}", self.nodes.len().saturating_add(1))));
+        }
+        if self.name_bytes > self.max_members.saturating_mul(NAME_BYTES) {
+            return Err(over(format_args!("{} with {} bytes of names", self.nodes.len(), self.name_bytes)));
         }
         match self.nodes.entry(name) {
             std::collections::hash_map::Entry::Occupied(there) => {
@@ -140,6 +141,23 @@ pub(crate) trait Blocks {
     fn skip(&mut self, bytes: u64) -> std::io::Result<()>;
 }
 
+/// How a walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// At the end marker, or because it was stopped.
+    Marked,
+    /// With the bytes, where no end marker stands: complete, or cut off between two members.
+    Unmarked,
+}
+
+/// Refuses an archive that lacks `what` and has no end marker: most likely the rest of it is missing.
+pub(crate) fn cut_short(what: impl std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::Malformed,
+        format!("the archive is cut short: it ends without an end marker, and without {what}"),
+    )
+}
+
 /// Walks the entries of an outer tar. `visit` sees each entry with the source standing at its data, and returns how
 /// many bytes of data it consumed (at most [`Entry::stored`]), or `None` to stop.
 ///
@@ -149,13 +167,13 @@ pub(crate) fn walk<B: Blocks>(
     source: &mut B,
     limits: &Limits,
     mut visit: impl FnMut(&mut B, &Entry) -> Result<Option<u64>, Error>,
-) -> Result<(), Error> {
+) -> Result<Ended, Error> {
     let read_error = |err| from_io("reading the archive", err);
     let mut parser = Parser::new(limits);
     let mut block = [0; 512];
     loop {
         let found = match source.block(&mut block).map_err(read_error)? {
-            0 => return parser.finish().map_err(Error::from),
+            0 => return parser.finish().map(|()| Ended::Unmarked).map_err(Error::from),
             512 => parser.block(&block),
             _ => Err(parser.partial_block()),
         };
@@ -164,9 +182,9 @@ pub(crate) fn walk<B: Blocks>(
         match found.map_err(Error::from)? {
             Step::More => {}
             Step::Skip(bytes) => source.skip(bytes).map_err(read_error)?,
-            Step::End => return Ok(()),
+            Step::End => return Ok(Ended::Marked),
             Step::Entry(entry) => {
-                let Some(consumed) = visit(source, &entry)? else { return Ok(()) };
+                let Some(consumed) = visit(source, &entry)? else { return Ok(Ended::Marked) };
                 let padded = entry.stored.div_ceil(512).saturating_mul(512);
                 source.skip(padded.saturating_sub(consumed)).map_err(read_error)?;
             }

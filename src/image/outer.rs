@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::GzDecoder;
+use zstd::zstd_safe::{get_error_name, zstd_sys::ZSTD_ErrorCode};
 
 use crate::error::{Error, ErrorKind, from_io};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 
 /// What a stream of bytes is packed with, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,11 +105,9 @@ enum State {
 /// The bytes of an archive without its compression.
 pub(crate) struct Outer {
     state: State,
-    window_log: u32,
+    limits: Limits,
     packed: Arc<AtomicU64>,
     produced: u64,
-    max_ratio: u64,
-    ratio_floor: u64,
 }
 
 impl Outer {
@@ -130,11 +129,9 @@ impl Outer {
         let reader = BufReader::with_capacity(128 << 10, Counting { inner, count });
         Ok(Outer {
             state: if magic == Magic::Other { State::Plain(reader) } else { State::Between(magic, reader) },
-            window_log: limits.max_zstd_window_log,
+            limits: limits.clone(),
             packed,
             produced: 0,
-            max_ratio: limits.max_ratio,
-            ratio_floor: limits.ratio_floor,
         })
     }
 
@@ -157,7 +154,7 @@ impl Outer {
             (Some(_), Magic::Gzip) => Ok(State::Gzip(Box::new(GzDecoder::new(reader)))),
             (Some(_), _) => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?.single_frame();
-                decoder.window_log_max(self.window_log)?;
+                decoder.window_log_max(self.limits.max_zstd_window_log)?;
                 Ok(State::Zstd(Box::new(decoder)))
             }
         }
@@ -165,14 +162,9 @@ impl Outer {
 
     fn check_ratio(&self) -> Result<(), Error> {
         let packed = self.packed.load(Ordering::Relaxed).max(1);
-        if self.produced > self.ratio_floor && self.produced / packed > self.max_ratio {
-            return Err(Error::new(
-                ErrorKind::Limit,
-                format!(
-                    "the archive unpacks to {} bytes from {packed}, more than {} times",
-                    self.produced, self.max_ratio
-                ),
-            ));
+        if self.produced > self.limits.ratio_floor && self.produced / packed > self.limits.max_ratio {
+            let found = format_args!("{} ({} from {packed})", self.produced / packed, self.produced);
+            return Err(self.limits.exceeded(Limit::Ratio, found));
         }
         Ok(())
     }
@@ -183,12 +175,18 @@ fn malformed(message: &str) -> Error {
 }
 
 /// A decoder's own error means bad data, unless reading below it failed.
-fn damaged(err: io::Error) -> io::Error {
+fn damaged(err: io::Error, limits: &Limits) -> io::Error {
     if err.kind() == io::ErrorKind::Interrupted
         || err.raw_os_error().is_some()
         || err.get_ref().is_some_and(|e| e.is::<Error>())
     {
         return err;
+    }
+    // libzstd's error comes through the decoder as its text only.
+    let too_large = ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge as usize;
+    if err.to_string() == get_error_name(too_large.wrapping_neg()) {
+        let found = "more than that in the compressed archive";
+        return limits.exceeded(Limit::ZstdWindow, found).into();
     }
     Error::new(ErrorKind::Malformed, "the compressed archive is damaged").with_source(err).into()
 }
@@ -203,8 +201,8 @@ impl Read for Outer {
                 State::Plain(reader) => return reader.read(buf),
                 State::End => return Ok(0),
                 State::Between(..) => 0,
-                State::Gzip(decoder) => decoder.read(buf).map_err(damaged)?,
-                State::Zstd(decoder) => decoder.read(buf).map_err(damaged)?,
+                State::Gzip(decoder) => decoder.read(buf).map_err(|e| damaged(e, &self.limits))?,
+                State::Zstd(decoder) => decoder.read(buf).map_err(|e| damaged(e, &self.limits))?,
             };
             if n > 0 {
                 self.produced = self.produced.saturating_add(n as u64);
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn z1_z2_z10_members_frames_skippable_frames_and_zero_padding() {
+    fn z01_z02_z10_members_frames_skippable_frames_and_zero_padding() {
         let limits = Limits::default();
         assert_eq!(unpack(b"plain".to_vec(), &limits).unwrap(), b"plain");
         assert_eq!(unpack(Vec::new(), &limits).unwrap(), b"");
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn z3_z4_garbage_damage_and_other_packers_are_refused() {
+    fn z03_z04_garbage_damage_and_other_packers_are_refused() {
         let limits = Limits::default();
         let kind = |data: Vec<u8>| unpack(data, &limits).unwrap_err().kind();
         assert_eq!(kind([gzip(b"x"), b"garbage".to_vec()].concat()), ErrorKind::Malformed);
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn b1_a_bomb_around_the_archive_is_stopped() {
+    fn b01_a_bomb_around_the_archive_is_stopped() {
         let bomb = zstd::encode_all(io::repeat(0).take(8 << 20), 1).unwrap();
         let limits = Limits { ratio_floor: 1 << 20, max_ratio: 100, ..Limits::default() };
         assert_eq!(unpack(bomb, &limits).unwrap_err().kind(), ErrorKind::Limit);

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn i3_synonyms_are_one_platform() {
+    fn i03_synonyms_are_one_platform() {
         for (a, b) in [
             ("linux/x86_64", "linux/amd64"),
             ("Linux/AMD64/v1", "linux/amd64"),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn i3_older_variants_fit_and_the_nearest_is_best() {
+    fn i03_older_variants_fit_and_the_nearest_is_best() {
         let rank = |a: &str, b: &str| p(a).rank(&p(b), Fit::Asked);
         assert_eq!(rank("linux/arm/v7", "linux/arm/v7"), Some(0));
         assert!(rank("linux/arm/v7", "linux/arm/v6") < rank("linux/arm/v7", "linux/arm/v5"));

@@ -13,7 +13,7 @@ use super::reference::Selector;
 use super::{Image, LayerDescriptor};
 use crate::digest::{BlobDigest, DiffId, Digest, ImageId};
 use crate::error::{Error, ErrorKind, escape, from_io};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 
 /// A blob ready to be read.
 pub(crate) struct OpenBlob {
@@ -54,8 +54,9 @@ const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
 /// Bytes of documents read to find one image, in units of the limit on one of them; more is an attack on time.
 const MAX_DOCUMENTS: u64 = 16;
 
-/// Manifests that one request may have to choose from; more is an attack on memory.
-const MAX_CANDIDATES: usize = 65_536;
+/// One manifest to choose from for so many bytes of the limit on a document (65,536 of them by default): nested indexes
+/// could name any number, and each one is kept.
+const BYTES_PER_CANDIDATE: u64 = 320;
 
 /// A manifest that may be the wanted one.
 struct Candidate {
@@ -198,11 +199,9 @@ impl Resolver<'_> {
     ) -> Result<(), Error> {
         let named = named || !matches!(self.wanted.selector, Selector::Digest(d) if *d != digest);
         if kind_of(&descriptor.media_type) == Kind::Manifest {
-            if out.len() >= MAX_CANDIDATES {
-                return Err(Error::new(
-                    ErrorKind::Limit,
-                    format!("more than {MAX_CANDIDATES} manifests to choose from"),
-                ));
+            let max = self.wanted.limits.max_json_bytes / BYTES_PER_CANDIDATE;
+            if out.len() as u64 >= max {
+                return Err(self.too_much(format_args!("more than {max} manifests to choose from")));
             }
             if named {
                 let platform = descriptor.platform();
@@ -212,13 +211,10 @@ impl Resolver<'_> {
         }
         let limits = self.wanted.limits;
         if depth >= limits.max_index_depth {
-            return Err(Error::new(
-                ErrorKind::Limit,
-                format!("indexes are nested deeper than {} levels", limits.max_index_depth),
-            ));
+            return Err(limits.exceeded(Limit::IndexDepth, depth + 1));
         }
         let what = format!("index {digest}");
-        let raw = self.document(descriptor, &what, limits.max_json_bytes)?;
+        let raw = self.document(descriptor, &what, Limit::JsonBytes)?;
         for entry in Document::index(&raw, &what)?.iter().filter(|d| !d.is_attestation()) {
             if kind_of(&entry.media_type) == Kind::Other {
                 continue;
@@ -230,6 +226,10 @@ impl Resolver<'_> {
             }
         }
         Ok(())
+    }
+
+    fn too_much(&self, found: std::fmt::Arguments<'_>) -> Error {
+        self.wanted.limits.exceeded(Limit::JsonBytes, found)
     }
 
     /// Picks one manifest by platform (I3).
@@ -299,13 +299,13 @@ impl Resolver<'_> {
 
     fn config_platform(&self, candidate: &Candidate) -> Result<Platform, Error> {
         let what = format!("manifest {}", candidate.digest);
-        let raw = self.document(&candidate.descriptor, &what, self.wanted.limits.max_manifest_bytes)?;
+        let raw = self.document(&candidate.descriptor, &what, Limit::ManifestBytes)?;
         let manifest = Document::manifest(&raw, &what)?;
         if !is_config(&manifest.config.media_type) {
             return Ok(Platform::new("", "", None));
         }
         let what = format!("config {}", manifest.config.digest()?);
-        let raw = self.document(&manifest.config, &what, self.wanted.limits.max_json_bytes)?;
+        let raw = self.document(&manifest.config, &what, Limit::JsonBytes)?;
         Ok(Config::parse(&raw, &what)?.platform())
     }
 
@@ -313,7 +313,7 @@ impl Resolver<'_> {
     fn image(&self, candidate: Candidate) -> Result<Image, Error> {
         let limits = self.wanted.limits;
         let manifest_what = format!("manifest {}", candidate.digest);
-        let manifest_raw = self.document(&candidate.descriptor, &manifest_what, limits.max_manifest_bytes)?;
+        let manifest_raw = self.document(&candidate.descriptor, &manifest_what, Limit::ManifestBytes)?;
         let manifest = Document::manifest(&manifest_raw, &manifest_what)?;
         let config_type = manifest.config.media_type.as_str();
         if !is_config(config_type) {
@@ -328,12 +328,12 @@ impl Resolver<'_> {
         }
         let config_digest = manifest.config.digest()?;
         let config_what = format!("config {config_digest}");
-        let config_raw = self.document(&manifest.config, &config_what, limits.max_json_bytes)?;
+        let config_raw = self.document(&manifest.config, &config_what, Limit::JsonBytes)?;
         let config = Config::parse(&config_raw, &config_what)?;
         if self.wanted.may_lack_layers && manifest.layers.is_empty() && !config.diff_ids(&config_what)?.is_empty() {
             return Err(Error::new(ErrorKind::NotFound, format!("{manifest_what} lists no layers, its config does")));
         }
-        let diff_ids = diff_ids(&config, &config_what, manifest.layers.len())?;
+        let diff_ids = diff_ids(&config, &config_what, manifest.layers.len(), limits)?;
 
         let mut layers = Vec::with_capacity(manifest.layers.len());
         let mut embedded = Vec::with_capacity(manifest.layers.len());
@@ -378,16 +378,16 @@ impl Resolver<'_> {
     }
 
     /// Reads a document, from its descriptor where it is embedded, and verifies it.
-    fn document(&self, descriptor: &Descriptor, what: &str, limit: u64) -> Result<Vec<u8>, Error> {
+    fn document(&self, descriptor: &Descriptor, what: &str, limit: Limit) -> Result<Vec<u8>, Error> {
         let digest = descriptor.digest()?;
-        if descriptor.size > limit {
-            return Err(over(what, descriptor.size, limit));
+        let limits = self.wanted.limits;
+        if descriptor.size > limits.get(limit) {
+            return Err(over(what, descriptor.size, limits, limit));
         }
         // Opening a file costs too, so small documents count as a page.
         let read = self.read.get().saturating_add(descriptor.size.max(4096));
-        let all = self.wanted.limits.max_json_bytes.saturating_mul(MAX_DOCUMENTS);
-        if read > all {
-            return Err(over("what must be read to find one image", read, all));
+        if read > limits.max_json_bytes.saturating_mul(MAX_DOCUMENTS) {
+            return Err(self.too_much(format_args!("more than {MAX_DOCUMENTS} times that in all documents")));
         }
         self.read.set(read);
         if let Some(data) = verified_data(descriptor, what)? {
@@ -397,14 +397,17 @@ impl Resolver<'_> {
         if blob.size != descriptor.size {
             return Err(wrong_size(what, descriptor.size, blob.size));
         }
-        let raw = read_limited(blob.reader, what, limit)?;
+        let raw = read_limited(blob.reader, what, limits, limit)?;
         verify(&raw, descriptor.size, &digest, what)?;
         Ok(raw)
     }
 }
 
-/// Parses a config's diff_ids and compares their number with that of the layers (I10).
-pub(crate) fn diff_ids(config: &Config, what: &str, layers: usize) -> Result<Vec<DiffId>, Error> {
+/// Parses a config's diff_ids and compares their number with that of the layers (I10), which is limited.
+pub(crate) fn diff_ids(config: &Config, what: &str, layers: usize, limits: &Limits) -> Result<Vec<DiffId>, Error> {
+    if layers > limits.max_layers {
+        return Err(limits.exceeded(Limit::Layers, layers));
+    }
     let texts = config.diff_ids(what)?;
     if texts.len() != layers {
         return Err(Error::new(
@@ -439,18 +442,18 @@ pub(crate) fn verify_digest(raw: &[u8], digest: &BlobDigest, what: &str) -> Resu
 }
 
 /// Reads a document whole, at most `limit` bytes.
-pub(crate) fn read_limited(reader: impl Read, what: &str, limit: u64) -> Result<Vec<u8>, Error> {
+pub(crate) fn read_limited(reader: impl Read, what: &str, limits: &Limits, limit: Limit) -> Result<Vec<u8>, Error> {
     let mut raw = Vec::new();
     reader
-        .take(limit.saturating_add(1))
+        .take(limits.get(limit).saturating_add(1))
         .read_to_end(&mut raw)
         .map_err(|err| from_io(&format!("reading {what}"), err))?;
     let length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
-    if length > limit { Err(over(what, length, limit)) } else { Ok(raw) }
+    if length > limits.get(limit) { Err(over(what, length, limits, limit)) } else { Ok(raw) }
 }
 
-pub(crate) fn over(what: &str, size: u64, limit: u64) -> Error {
-    Error::new(ErrorKind::Limit, format!("{what} is {size} bytes or more, the limit is {limit}"))
+fn over(what: &str, size: u64, limits: &Limits, limit: Limit) -> Error {
+    limits.exceeded(limit, format_args!("{size} or more in {what}"))
 }
 
 fn wrong_size(what: &str, expected: u64, found: u64) -> Error {

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use super::archive::fill;
 use super::docker::{self, Files, LayerFile, Picked};
-use super::members::{Blocks, MARKERS, Members, clean, looks_like_archive, walk};
+use super::members::{Blocks, Ended, MARKERS, Members, clean, cut_short, looks_like_archive, walk};
 use super::outer::{Magic, Outer, is_tar_header};
 use super::reference::Selector;
 use super::resolve::{OpenBlob, Wanted, read_limited};
 use super::{Image, OpenOptions};
-use crate::error::{Error, ErrorKind, from_io};
-use crate::policy::Limits;
+use crate::error::{Error, ErrorKind, escape, from_io};
+use crate::policy::{Limit, Limits};
 use crate::tar::EntryKind;
 
 /// What an archive is expected to be.
@@ -208,7 +208,7 @@ impl ArchiveStream {
         let mut tokens: Vec<(Vec<u8>, T)> = Vec::new();
         let (mut seen, mut likely) = (0u32, false);
         let mut source = Source { outer: Outer::new(reader, limits)? };
-        walk(&mut source, limits, |source, entry| {
+        let ended = walk(&mut source, limits, |source, entry| {
             // A member whose name leaves the archive cannot be asked for.
             let Some(name) = clean(&entry.path) else { return Ok(Some(0)) };
             seen = seen.saturating_add(1);
@@ -239,7 +239,14 @@ impl ArchiveStream {
 
         let platform = options.platform.as_ref();
         let wanted = Wanted { selector: &selector, platform, limits, may_lack_layers: false };
-        let Picked { mut image, members } = docker::pick(&PassedFiles(&passed), kind, &wanted)?;
+        let files = PassedFiles { members: &passed, limits, ended };
+        let Picked { mut image, members } = docker::pick(&files, kind, &wanted).map_err(|err| {
+            let nothing = !passed.has("index.json") && !passed.has("manifest.json");
+            match ended == Ended::Unmarked && likely && nothing && err.kind() == ErrorKind::NotFound {
+                true => cut_short("index.json and manifest.json"),
+                false => err,
+            }
+        })?;
         image.reference = reference;
         let mut layers = Vec::with_capacity(members.len());
         for (at, member) in members.iter().enumerate() {
@@ -262,6 +269,7 @@ impl ArchiveStream {
                 (Some(_), None) => {
                     return Err(Error::new(ErrorKind::Malformed, format!("{member} is no tar, gzip or zstd data")));
                 }
+                (None, None) if ended == Ended::Unmarked => return Err(cut_short(member)),
                 (None, None) => {
                     return Err(Error::new(ErrorKind::NotFound, format!("the archive has no {member}")));
                 }
@@ -309,7 +317,7 @@ fn pass<T>(
         Looks::Document => {
             let what = crate::error::escape(name);
             let rest = (&mut source.outer).take(after_head);
-            let raw = read_limited(Cursor::new(head).chain(rest), &what, limits.max_json_bytes)?;
+            let raw = read_limited(Cursor::new(head).chain(rest), &what, limits, Limit::JsonBytes)?;
             if raw.len() as u64 != size {
                 return Err(cut(name));
             }
@@ -339,34 +347,40 @@ fn keep(passed: &mut Members<Passed>, kept: &mut Kept, name: Vec<u8>, member: Pa
 }
 
 /// The members that went by, as far as documents and facts about layers are known.
-struct PassedFiles<'a>(&'a Members<Passed>);
+struct PassedFiles<'a> {
+    members: &'a Members<Passed>,
+    limits: &'a Limits,
+    ended: Ended,
+}
 
 impl Files for PassedFiles<'_> {
     fn open(&self, name: &[u8]) -> Result<Option<OpenBlob>, Error> {
-        match self.0.find(name)? {
+        match self.members.find(name)? {
             Some(Passed::Document(raw)) => {
                 Ok(Some(OpenBlob { size: raw.len() as u64, reader: Box::new(Cursor::new(Arc::clone(raw))) }))
             }
             Some(Passed::TooLarge(size)) => {
-                Err(Error::new(ErrorKind::Limit, format!("a document of {size} bytes was too large to keep"))
-                    .with_entry(name)
-                    .with_hint("store the archive in a file, there documents are read one by one"))
+                // All of them are kept, so all of them together are limited: in a file each is read when it is needed.
+                Err(Limit::JsonBytes
+                    .exceeded(self.limits.max_json_bytes, format_args!("{size} in one of the documents of a stream"))
+                    .with_entry(name))
             }
             Some(Passed::Token { .. } | Passed::Other) => {
                 Err(Error::new(ErrorKind::Malformed, "it is not a JSON document").with_entry(name))
             }
+            None if self.ended == Ended::Unmarked => Err(cut_short(format_args!("\"{}\"", escape(name)))),
             None => Ok(None),
         }
     }
 
     fn layer(&self, name: &[u8]) -> Result<Option<LayerFile>, Error> {
-        Ok(match self.0.find(name)? {
+        Ok(match self.members.find(name)? {
             Some(Passed::Token { size, magic, .. }) => Some(LayerFile { size: *size, magic: *magic }),
             _ => None,
         })
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.has(name)
+        self.members.has(name)
     }
 }

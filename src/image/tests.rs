@@ -276,7 +276,7 @@ fn a_link_that_became_a_text_file_is_a_damaged_blob() {
 }
 
 #[test]
-fn i5_ggcr_index_has_tags_nested_indexes_and_a_strange_type() {
+fn i05_ggcr_index_has_tags_nested_indexes_and_a_strange_type() {
     let dir = at("ggcr-layout-test_index");
     let open = |tag: &str| source(&format!("oci:{dir}:{tag}"), None).and_then(read_all);
     let one = open("1").unwrap();
@@ -296,7 +296,7 @@ fn i5_ggcr_index_has_tags_nested_indexes_and_a_strange_type() {
 }
 
 #[test]
-fn i3_manifest_list_with_nine_platforms() {
+fn i03_manifest_list_with_nine_platforms() {
     let dir = format!("oci:{}", at("sylabs-hello-world-docker-v2-manifest-list"));
     let platform = |p: &str| source(&dir, Some(p)).and_then(read_all);
     for (asked, got) in [
@@ -581,7 +581,7 @@ fn handles_survive_renames() {
 }
 
 #[test]
-fn i1_a_layout_needs_its_two_files() {
+fn i01_a_layout_needs_its_two_files() {
     let mut blobs = Blobs::default();
     let image = blobs.image(("linux", "amd64"), &layer("x"));
     for (file, content, kind) in [
@@ -641,7 +641,7 @@ fn hostile_symlinks_do_not_leave_the_layout() {
 }
 
 #[test]
-fn i8_embedded_data_is_used_and_verified() {
+fn i08_embedded_data_is_used_and_verified() {
     // base64 of `{}`-like small documents is made by hand here: three bytes at a time, no library.
     fn base64(data: &[u8]) -> String {
         const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -673,7 +673,7 @@ fn i8_embedded_data_is_used_and_verified() {
 }
 
 #[test]
-fn i4_i6_attestations_and_unknown_types_are_never_picked() {
+fn i04_i06_attestations_and_unknown_types_are_never_picked() {
     let mut blobs = Blobs::default();
     let image = blobs.image(("linux", "amd64"), &layer("x"));
     let attestation = blobs.image(("linux", "amd64"), &layer("statement"));
@@ -698,7 +698,7 @@ fn i4_i6_attestations_and_unknown_types_are_never_picked() {
 }
 
 #[test]
-fn i6_a_layer_of_unknown_type_is_refused_when_it_is_unpacked_and_i13_foreign_ones_are_read() {
+fn i06_a_layer_of_unknown_type_is_refused_when_it_is_unpacked_and_i13_foreign_ones_are_read() {
     let mut blobs = Blobs::default();
     blobs.image(("linux", "amd64"), &layer("x"));
     let (layer_blob, config) = (blobs.0[0].clone(), blobs.0[1].1.clone());
@@ -725,7 +725,62 @@ fn i6_a_layer_of_unknown_type_is_refused_when_it_is_unpacked_and_i13_foreign_one
 }
 
 #[test]
-fn i7_an_artifact_is_no_image() {
+fn i12_every_media_type_of_docker_schema_2_is_read() {
+    let tar = layer("x");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    let (gzip, zstd) = (gzip.finish().unwrap(), zstd::encode_all(&tar[..], 1).unwrap());
+    for (suffix, blob) in [("", &tar), (".gzip", &gzip), (".zstd", &zstd)] {
+        for foreign in ["", ".foreign"] {
+            let media_type = format!("application/vnd.docker.image.rootfs{foreign}.diff.tar{suffix}");
+            let mut blobs = Blobs::default();
+            let manifest = blobs.image(("linux", "amd64"), blob);
+            let raw = blobs.0.pop().unwrap();
+            let text = String::from_utf8(raw.1).unwrap();
+            assert!(manifest.contains(MANIFEST) && text.contains(LAYER) && text.contains(CONFIG), "{text}");
+            let text =
+                text.replace(LAYER, &media_type).replace(CONFIG, "application/vnd.docker.container.image.v1+json");
+            let manifest = descriptor("application/vnd.docker.distribution.manifest.v2+json", &blobs.add(text));
+            let entry = for_platform(&manifest, "linux", "amd64");
+            let list = blobs.add(index(std::slice::from_ref(&entry)));
+            let list = descriptor("application/vnd.docker.distribution.manifest.list.v2+json", &list);
+            for entry in [entry, list] {
+                let seen = in_dir(&blobs.write(&index(&[entry]))).unwrap();
+                check(&seen);
+                assert_eq!((seen.layers[0].media_type.as_str(), &seen.bytes[0]), (media_type.as_str(), blob));
+            }
+        }
+    }
+    // A config that says nothing of the kind is no image's.
+    let mut blobs = Blobs::default();
+    blobs.image(("linux", "amd64"), &tar);
+    let text = String::from_utf8(blobs.0.pop().unwrap().1).unwrap();
+    let manifest = descriptor(MANIFEST, &blobs.add(text.replace(CONFIG, "application/vnd.docker.plugin.v1+json")));
+    assert_eq!(in_dir(&blobs.write(&index(&[manifest]))).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// I13, CVE-2020-15157: where a foreign layer could be fetched from is not even looked at.
+#[test]
+fn i13_urls_of_a_foreign_layer_are_not_fetched() {
+    let mut blobs = Blobs::default();
+    blobs.image(("linux", "amd64"), &layer("x"));
+    let text = String::from_utf8(blobs.0.pop().unwrap().1).unwrap();
+    let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let served = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    served.set_nonblocking(true).unwrap();
+    let url = format!(
+        r#"{foreign}","urls":["http://{}/layer"],"annotations":{{}},"artifactType":""#,
+        served.local_addr().unwrap()
+    );
+    let manifest = descriptor(MANIFEST, &blobs.add(text.replace(LAYER, &url)));
+    blobs.0.remove(0);
+    let err = in_dir(&blobs.write(&index(&[manifest]))).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::NotFound, "{err}");
+    assert_eq!(served.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "somebody asked for it");
+}
+
+#[test]
+fn i07_an_artifact_is_no_image() {
     let mut blobs = Blobs::default();
     let config = descriptor("application/vnd.oci.empty.v1+json", &blobs.add("{}"));
     let layer = descriptor("application/vnd.oci.empty.v1+json", &blobs.add("{}"));
@@ -736,7 +791,7 @@ fn i7_an_artifact_is_no_image() {
 }
 
 #[test]
-fn i9_i10_i11_inconsistent_documents_are_refused() {
+fn i09_i10_i11_inconsistent_documents_are_refused() {
     let mut blobs = Blobs::default();
     let image = blobs.image(("linux", "amd64"), &layer("x"));
     let (config, layers) = {
@@ -803,7 +858,7 @@ fn i14_a_config_file_name_is_no_promise() {
 }
 
 #[test]
-fn i5_nesting_is_followed_to_its_limit() {
+fn i05_nesting_is_followed_to_its_limit() {
     let mut blobs = Blobs::default();
     let mut entry = blobs.image(("linux", "amd64"), &layer("x"));
     for depth in 1..=8 {
@@ -831,7 +886,7 @@ fn i17_oversize_documents_are_refused_before_they_are_read() {
 }
 
 #[test]
-fn i2_i3_names_and_platforms_choose_and_ambiguity_lists() {
+fn i02_i03_names_and_platforms_choose_and_ambiguity_lists() {
     let mut blobs = Blobs::default();
     let amd = blobs.image(("linux", "amd64"), &layer("amd"));
     let arm = blobs.image(("linux", "arm64"), &layer("arm"));
@@ -1050,7 +1105,7 @@ fn huge_documents_nobody_needs_are_given_up() {
 }
 
 #[test]
-fn b8_member_tables_are_bounded() {
+fn b08_member_tables_are_bounded() {
     let names: Vec<String> = (0..50).map(|i| format!("blobs/sha256/{i}")).collect();
     let members: Vec<_> = names.iter().map(|n| (n.as_str(), Made::File(b"{}"))).collect();
     let options =

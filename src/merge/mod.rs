@@ -2,6 +2,7 @@
 //!
 //! Owns: lookup through whiteouts (both forms) and opaque directories, merged listings. Used where the kernel's own view is
 //! not mounted: fix-ups, folding, checks. Refuses to know: tar, the store's layout.
+//! However many directories of a view are remembered, few descriptors are open.
 //! Order: everywhere in this module the topmost layer comes first, as in overlayfs's `lowerdir`
 //! (<https://docs.kernel.org/filesystems/overlayfs.html#multiple-lower-layers>).
 
@@ -9,7 +10,7 @@ use std::collections::HashSet;
 
 use crate::error::Result;
 use crate::policy::{WhiteoutForm, XattrFlavour};
-use crate::root::{Dir, Kind, Listed, NodeMeta, Stat};
+use crate::root::{Dir, Handles, Kind, LazyDir, Listed, NodeMeta, Stat};
 
 /// How a directory marks what it hides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub struct Layer {
 #[derive(Debug, Clone)]
 struct Part {
     layer: usize,
-    dir: Dir,
+    dir: LazyDir,
 }
 
 /// The view.
@@ -95,7 +96,7 @@ pub enum Found {
         /// Index of the layer that has it.
         layer: usize,
         /// The layer's directory that holds it.
-        dir: Dir,
+        dir: LazyDir,
         /// What it is.
         stat: Stat,
     },
@@ -114,8 +115,9 @@ impl ChainView {
 
     /// Returns the merged root; `None` where there are no layers.
     pub fn root(&self) -> Option<ViewDir> {
-        let parts: Vec<Part> =
-            self.layers.iter().enumerate().map(|(n, l)| Part { layer: n, dir: l.dir.clone() }).collect();
+        let handles = std::sync::Arc::new(Handles::default());
+        let part = |(layer, l): (usize, &Layer)| Part { layer, dir: LazyDir::new(l.dir.clone(), &handles) };
+        let parts: Vec<Part> = self.layers.iter().enumerate().map(part).collect();
         (!parts.is_empty()).then(|| ViewDir { view: self.clone(), parts })
     }
 }
@@ -125,10 +127,11 @@ impl ViewDir {
     pub fn lookup(&self, name: &[u8]) -> Result<Option<Found>> {
         let mut parts: Vec<Part> = Vec::new();
         for part in &self.parts {
-            let Some(stat) = part.dir.stat(name)? else { continue };
+            let dir = part.dir.open()?;
+            let Some(stat) = dir.stat(name)? else { continue };
             let marks = self.view.layers[part.layer].marks;
             if let Some(marks) = marks
-                && marks.is_whiteout_stat(&part.dir, name, &stat)?
+                && marks.is_whiteout_stat(&dir, name, &stat)?
             {
                 break;
             }
@@ -138,9 +141,9 @@ impl ViewDir {
                 }
                 break;
             }
-            let dir = part.dir.open_child(name)?;
+            let dir = part.dir.child(name);
             let opaque = match marks {
-                Some(marks) => marks.is_opaque(&dir)?,
+                Some(marks) => marks.is_opaque(&dir.open()?)?,
                 None => false,
             };
             parts.push(Part { layer: part.layer, dir });
@@ -157,12 +160,13 @@ impl ViewDir {
         let mut out = Vec::new();
         for part in &self.parts {
             let marks = self.view.layers[part.layer].marks;
-            for listed in part.dir.list()? {
+            let dir = part.dir.open()?;
+            for listed in dir.list()? {
                 if seen.contains(&listed.name) {
                     continue;
                 }
                 let hidden = match marks {
-                    Some(marks) => marks.is_whiteout(&part.dir, &listed)?,
+                    Some(marks) => marks.is_whiteout(&dir, &listed)?,
                     None => false,
                 };
                 if !hidden {
@@ -175,7 +179,7 @@ impl ViewDir {
     }
 
     /// Returns the part that the layer `layer` contributes.
-    pub fn part(&self, layer: usize) -> Option<&Dir> {
+    pub fn part(&self, layer: usize) -> Option<&LazyDir> {
         self.parts.iter().find(|p| p.layer == layer).map(|p| &p.dir)
     }
 
@@ -187,10 +191,11 @@ impl ViewDir {
     /// Returns the metadata that shows: that of the topmost part, without overlayfs's marks.
     pub fn meta(&self) -> Result<NodeMeta> {
         let Some(part) = self.parts.first() else { return Ok(NodeMeta::default()) };
-        let mut xattrs = part.dir.xattrs_self()?;
+        let dir = part.dir.open()?;
+        let mut xattrs = dir.xattrs_self()?;
         if let Some(marks) = self.view.layers[part.layer].marks {
             xattrs.retain(|(name, _)| !marks.is_mark(name));
         }
-        Ok(NodeMeta { meta: part.dir.stat_self()?.meta, xattrs })
+        Ok(NodeMeta { meta: dir.stat_self()?.meta, xattrs })
     }
 }

@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::render::{ClassicNames, classic_data};
-use super::{MountPlan, SOURCE};
+use super::{MAX_LOWERS, MountPlan, SOURCE};
 use crate::error::{Error, ErrorKind, escape};
 use crate::sys::{self, SysError};
 
@@ -167,6 +167,20 @@ pub(super) fn options(plan: &MountPlan) -> Vec<(&'static str, Option<&'static st
 
 /// Makes the mount without attaching it anywhere; `backend` is one of the mount API's.
 pub(super) fn create_detached(plan: &MountPlan, backend: Backend) -> Result<OwnedFd, Error> {
+    match plan.split() {
+        None => create_one(plan, None, backend),
+        Some((top, bottom)) => {
+            // The upper overlay keeps the lower one alive.
+            let below = create_one(&bottom, None, backend)?;
+            create_one(&top, Some(&below), backend).map_err(|e| {
+                e.with_hint(format!("Linux 6.15 stacks overlays for more than {MAX_LOWERS} layers; or unpack the image into one directory"))
+            })
+        }
+    }
+}
+
+/// Makes one overlay; `below` is one more lower directory, the lowest.
+fn create_one(plan: &MountPlan, below: Option<&OwnedFd>, backend: Backend) -> Result<OwnedFd, Error> {
     let context = Context::open()?;
     context.string("source", SOURCE.as_bytes())?;
     for (key, value) in options(plan) {
@@ -187,6 +201,12 @@ pub(super) fn create_detached(plan: &MountPlan, backend: Backend) -> Result<Owne
         seen.add(&dir, lower)?;
         give("lowerdir+", lower, &dir)?;
     }
+    if let Some(below) = below {
+        match backend {
+            Backend::MountApiFd => context.descriptor("lowerdir+", below, Path::new("overlay of the bottom layers"))?,
+            _ => context.named("lowerdir+", below, Path::new(""), false)?,
+        }
+    }
     if let Some(upper) = &plan.upper {
         for (key, path) in [("upperdir", &upper.upper), ("workdir", &upper.work)] {
             let dir = sys::open_dir(path)?;
@@ -204,6 +224,7 @@ pub(super) fn create_detached(plan: &MountPlan, backend: Backend) -> Result<Owne
 
 /// Mounts with `mount(2)`; layers keep their paths where the page has room for them.
 pub(super) fn mount_classic(plan: &MountPlan, target: &OwnedFd) -> Result<(), Error> {
+    plan.at_most(MAX_LOWERS)?;
     let mut seen = super::Identities::default();
     for path in plan.directories() {
         seen.add(&sys::open_dir_path(path)?, path)?;

@@ -10,7 +10,8 @@
 //!
 //! # What the kernel does
 //! Measured on Linux 6.18 by `tests.rs` beside this file; version numbers are in `docs/kernel-features.md`.
-//! * *Lower directories.* 500 at most, empty ones counted; at least two without an upper, else `EINVAL`. One directory
+//! * *Lower directories.* 500 at most, empty ones counted; an overlay that is mounted nowhere may be one of them (Linux
+//!   6.15), and shows neither marks nor whiteouts of its own layers; at least two without an upper, else `EINVAL`. One directory
 //!   twice, or one inside another, is `ELOOP`. Both are refused here first, with names.
 //! * *The option page.* `mount(2)` cuts options at one page without a word (4,378 bytes of options gave `ENOENT` for a
 //!   name cut in two). The mount API has no such limit, but one string takes at most 255 bytes; a descriptor has no name
@@ -27,7 +28,8 @@
 //!   directory carries a zero-length `overlay.origin`.
 //! * *Xattr whiteouts* are hidden from lookup in any case; from listings only where their directory carries `opaque=x`
 //!   **and**, if one layer alone has it, a zero-length `overlay.origin` as well. `opaque=x` works at a layer's root too;
-//!   a file there is listed without it. `opaque=y` at a layer's root does nothing: a plan leaves the lower layers out.
+//!   a file there is listed without it. In the lowest directory of a stack the kernel does not look for `opaque=x` at all:
+//!   an empty one goes below. Its `rmdir` in a writable mount knows character devices only: `ENOTEMPTY`. `opaque=y` at a layer's root does nothing: a plan leaves the lower layers out.
 //! * *`mount(8)`, `fsopen` and messages.* Some refusals are explained through the mount descriptor, and those stand in
 //!   the error; others only in the kernel's log, so the usual causes are looked for and given as a hint.
 //! * *`volatile`* leaves `work/work/incompat/volatile`, and the next mount of that work directory is `EINVAL`.
@@ -62,6 +64,10 @@ use crate::sys::{self, SysError};
 
 /// The most lower directories that one overlay takes (`OVL_MAX_STACK`), counting empty ones and fix-ups.
 pub const MAX_LOWERS: usize = 500;
+
+/// The most lower directories of a plan (N2): above [`MAX_LOWERS`] the bottom ones become an overlay of their own, which
+/// is the lowest directory of the other one. Overlays do not stack deeper (`FILESYSTEM_MAX_STACK_DEPTH`).
+pub const MAX_STACKED: usize = 2 * MAX_LOWERS - 1;
 
 /// What a mount made here gives as its source: the first column of `df` and `findmnt`.
 pub const SOURCE: &str = "unply";
@@ -163,6 +169,15 @@ impl MountPlan {
         plan
     }
 
+    /// Puts an empty directory below all others, for layers with xattr whiteouts: the kernel does not look for `opaque=x`
+    /// in the lowest directory of a stack, and would list the whiteouts of a layer that lies there.
+    pub fn on_empty_ground(mut self, empty: &EmptyDirs) -> Self {
+        if self.lowers.last() != Some(&empty.second) {
+            self.lowers.push(empty.second.clone());
+        }
+        self
+    }
+
     /// Returns every directory of the plan: the lowers (topmost first), upper, work.
     pub(crate) fn directories(&self) -> impl Iterator<Item = &Path> {
         let upper = self.upper.iter().flat_map(|u| [&u.upper, &u.work]);
@@ -172,16 +187,12 @@ impl MountPlan {
     /// Checks what can be known without the kernel.
     ///
     /// # Errors
-    /// `Unsupported` for more than [`MAX_LOWERS`] lower directories; `Usage` for too few, for a path that is not absolute
+    /// `Unsupported` for more than [`MAX_STACKED`] lower directories; `Usage` for too few, for a path that is not absolute
     /// or holds a NUL, and for a directory that comes twice or lies inside another: callers keep the topmost of a
     /// repeated layer.
     pub fn check(&self) -> Result<(), Error> {
         let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
-        if self.lowers.len() > MAX_LOWERS {
-            let message = format!("{} lower directories, the kernel takes {MAX_LOWERS}", self.lowers.len());
-            return Err(Error::new(ErrorKind::Unsupported, message)
-                .with_hint("unpack the image into one directory instead of mounting its layers"));
-        }
+        self.at_most(MAX_STACKED)?;
         let least = if self.upper.is_some() { 1 } else { 2 };
         if self.lowers.len() < least {
             return usage(format!("{} lower directories, the kernel wants {least}", self.lowers.len()));
@@ -200,6 +211,27 @@ impl MountPlan {
             }
         }
         Ok(())
+    }
+
+    /// Checks the number of lower directories.
+    fn at_most(&self, limit: usize) -> Result<(), Error> {
+        if self.lowers.len() <= limit {
+            return Ok(());
+        }
+        let message = format!("{} lower directories, the kernel takes {limit}", self.lowers.len());
+        Err(Error::new(ErrorKind::Unsupported, message)
+            .with_hint("unpack the image into one directory instead of mounting its layers"))
+    }
+
+    /// Splits what one overlay cannot take: the plan of the bottom layers, a view, which stands below the rest.
+    fn split(&self) -> Option<(MountPlan, MountPlan)> {
+        if self.lowers.len() <= MAX_LOWERS {
+            return None;
+        }
+        // Only the bottom may be split off: the marks of a layer mean nothing outside its own overlay.
+        let (top, bottom) = self.lowers.split_at_checked(MAX_LOWERS - 1)?;
+        let below = MountPlan { lowers: bottom.to_vec(), upper: None, volatile: false, ..self.clone() };
+        Some((MountPlan { lowers: top.to_vec(), ..self.clone() }, below))
     }
 
     /// Mounts the plan at `target`, an existing directory, with the best backend the kernel has.

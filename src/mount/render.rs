@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{MountPlan, backend::options};
+use super::{MAX_LOWERS, MountPlan, backend::options};
 use crate::error::{Error, ErrorKind, escape};
 use crate::sys;
 
@@ -111,10 +111,11 @@ impl MountPlan {
     /// `lowerdir`; there, `LIBMOUNT_FORCE_MOUNT2=always` in its environment keeps the page of `mount(2)`.
     ///
     /// # Errors
-    /// As [`MountPlan::check`]; `Unsupported` where the text is longer than the page that `mount(2)` takes (the kernel
+    /// As [`MountPlan::check`]; `Unsupported` for more than [`MAX_LOWERS`] lower directories, where the text is longer than the page that `mount(2)` takes (the kernel
     /// would silently cut it), where a path is not UTF-8, or holds a `"`, which `mount(8)` takes for quoting.
     pub fn render_mount8(&self) -> Result<String, Error> {
         self.check()?;
+        self.at_most(MAX_LOWERS)?;
         if let Some(path) = self.directories().find(|p| p.as_os_str().as_bytes().contains(&b'"')) {
             let path = escape(path.as_os_str().as_bytes());
             return Err(Error::new(ErrorKind::Unsupported, format!("mount(8) cannot take the quote in \"{path}\"")));
@@ -135,9 +136,10 @@ impl MountPlan {
     /// The list may be longer than a page: containerd shortens common prefixes itself before it mounts.
     ///
     /// # Errors
-    /// As [`MountPlan::check`]; `Unsupported` where a path is not UTF-8.
+    /// As [`MountPlan::check`]; `Unsupported` for more than [`MAX_LOWERS`] lower directories, where a path is not UTF-8.
     pub fn render_containerd(&self) -> Result<ContainerdMount, Error> {
         self.check()?;
+        self.at_most(MAX_LOWERS)?;
         let mut options = Vec::new();
         if self.upper.is_none() {
             options.push("ro".to_owned());

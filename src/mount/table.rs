@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn n4_escapes_of_the_mount_table_are_undone() {
+    fn n04_escapes_of_the_mount_table_are_undone() {
         let line = br"66 43 0:39 / /tmp/a\040b\134c\012d ro,relatime shared:1 master:2 - overlay unply ro,lowerdir=a\134:b:c\134\134d:e\040f\134\054g,upperdir=/u\054p,workdir=/w,redirect_dir=on";
         let m = MountInfo::parse(line).unwrap();
         assert_eq!((m.id, m.parent), (66, 43));

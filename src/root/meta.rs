@@ -1,12 +1,13 @@
 //! Metadata of one node: owner, xattrs, mode, times, in the order that keeps all of them (rule M1).
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Dir, failed};
 use crate::error::Result;
+use crate::sys::{self, SysError};
 use crate::tar::Timestamp;
 
 /// Permission bits, owner and times.
@@ -50,11 +51,17 @@ pub struct NodeMeta {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Path of `name` below `dir` for the calls that take no descriptor; its last component is never followed.
-fn proc_path(dir: &Dir, name: &[u8]) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
-    path.extend_from_slice(name);
-    path
+/// Returns what the kernel answered; every failed call has a number.
+fn errno(err: &SysError) -> Errno {
+    Errno::from_raw_os_error(err.errno().unwrap_or(libc::EIO))
+}
+
+/// Takes a file system without xattrs for one that has none set.
+fn none_where_unsupported<T>(result: std::result::Result<Option<T>, SysError>) -> Result<Option<T>> {
+    match result {
+        Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => Ok(None),
+        other => Ok(other?),
+    }
 }
 
 /// Sets owner by descriptor.
@@ -72,6 +79,11 @@ pub fn set_times_fd(fd: impl AsFd, meta: &Meta) -> rustix::io::Result<()> {
     rustix::fs::futimens(fd, &meta.timestamps())
 }
 
+/// Returns the modification time by descriptor.
+pub fn mtime_fd(fd: impl AsFd) -> rustix::io::Result<Timestamp> {
+    Ok(Meta::from_raw(&rustix::fs::fstat(fd)?).mtime)
+}
+
 /// Sets one xattr by descriptor (a real one, not `O_PATH`).
 pub fn set_xattr_fd(fd: impl AsFd, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
@@ -87,10 +99,7 @@ impl Dir {
     /// Sets the permission bits of `name`, which must not be a symlink.
     pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
         // Neither opened for reading (mode 000, devices: a device's open has effects) nor by a path that could follow.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(self, name, flags, Mode::empty()).map_err(|e| failed("openat", name, e))?;
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(mode)).map_err(|e| failed("fchmodat", name, e))
+        Ok(sys::fchmodat_nofollow(self, name, mode)?)
     }
 
     /// Sets the times of `name`, not following it.
@@ -101,7 +110,7 @@ impl Dir {
 
     /// Sets one xattr of `name`, not following it; the errno is left to the caller, who knows which failures are tolerable.
     pub fn set_xattr(&self, name: &[u8], xattr: &[u8], value: &[u8]) -> rustix::io::Result<()> {
-        rustix::fs::lsetxattr(proc_path(self, name), xattr, value, XattrFlags::empty())
+        sys::set_xattr(self, name, xattr, value).map_err(|e| errno(&e))
     }
 
     /// Sets one xattr of the directory itself.
@@ -111,8 +120,7 @@ impl Dir {
 
     /// Returns one xattr of `name`, not following it.
     pub fn get_xattr(&self, name: &[u8], xattr: &[u8]) -> Result<Option<Vec<u8>>> {
-        read_xattr(|buf| rustix::fs::lgetxattr(proc_path(self, name), xattr, buf))
-            .map_err(|e| failed("lgetxattr", name, e))
+        none_where_unsupported(sys::get_xattr(self, name, xattr))
     }
 
     /// Returns one xattr of the directory itself.
@@ -130,8 +138,7 @@ impl Dir {
 
     /// Returns all xattrs of `name` that are visible to the caller, not following it.
     pub fn xattrs(&self, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let names = list_names(|buf| rustix::fs::llistxattr(proc_path(self, name), buf))
-            .map_err(|e| failed("llistxattr", name, e))?;
+        let names = none_where_unsupported(sys::list_xattrs(self, name).map(Some))?.unwrap_or_default();
         let mut out = Vec::new();
         for xattr in names {
             if let Some(value) = self.get_xattr(name, &xattr)? {
@@ -144,6 +151,14 @@ impl Dir {
     /// Returns all xattrs of the directory itself that are visible to the caller.
     pub fn xattrs_self(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         xattrs_of(self)
+    }
+
+    /// Undoes what the place gave a directory that was just made (default ACL, setgid bit, umask): exactly this mode.
+    pub fn forget_the_place(&self, mode: u32) -> Result<()> {
+        for acl in [&b"system.posix_acl_default"[..], b"system.posix_acl_access"] {
+            self.remove_xattr_self(acl)?;
+        }
+        set_mode_fd(self, mode).map_err(|e| failed("fchmod", b".", e))
     }
 
     /// Gives `name` this metadata: owner, xattrs (added to what is there), mode unless it is a symlink, times; nothing is followed.

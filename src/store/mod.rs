@@ -52,7 +52,6 @@ mod lock;
 mod pin;
 mod publish;
 mod record;
-pub(crate) mod remove;
 mod snapshots;
 mod staging;
 mod trash;
@@ -313,5 +312,3 @@ fn io_at(call: &str, path: &Path, e: impl Into<io::Error>) -> Error {
 mod tests;
 #[cfg(test)]
 mod tests_process;
-#[cfg(test)]
-mod tests_remove;

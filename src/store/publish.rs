@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::CWD;
 
 use super::fail::fail_point;
 use super::lock::{Locks, Mode, What};
@@ -14,6 +14,7 @@ use super::{Cancel, Id, Pin, Store, VERSION, io_at};
 use crate::apply::facts::LayerFacts;
 use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::root::Dir;
 
 /// A published layer; cheap to clone.
 #[derive(Debug, Clone)]
@@ -60,14 +61,9 @@ impl LayerRef {
         &self.record
     }
 
-    /// Returns the journal of its entries.
-    pub fn journal_path(&self) -> PathBuf {
-        self.meta.join("entries")
-    }
-
-    /// Returns its stash, which may not exist.
-    pub fn stash_path(&self) -> PathBuf {
-        self.meta.join("stash")
+    /// Returns the directory with its record, its journal and its stash; read only.
+    pub fn meta_path(&self) -> &Path {
+        &self.meta
     }
 }
 
@@ -282,7 +278,7 @@ impl Store {
                 facts: layer.facts,
                 created: Time::now(),
             };
-            self.write_staged(&layer.staging, &record::encode(&record)?)?;
+            layer.staging.write_record(&record::encode(&record)?)?;
             group.push(Candidate { id, records: "layers", staging: layer.staging, has_tree: true, fate: Fate::Fresh });
         }
         let met_others = self.publish_group(pin, group)?;
@@ -321,7 +317,7 @@ impl Store {
                 Some(staging) => staging,
                 None => self.stage()?,
             };
-            self.write_staged(&staging, &record::encode(&record)?)?;
+            staging.write_record(&record::encode(&record)?)?;
             group.push(Candidate { id: Id::of_fixup(&key), records: "fixups", staging, has_tree, fate: Fate::Fresh });
             keys.push(key);
         }
@@ -334,11 +330,6 @@ impl Store {
             self.upgrade_durable(&mut [], &mut out)?;
         }
         Ok(out)
-    }
-
-    fn write_staged(&self, staging: &Staging, bytes: &[u8]) -> Result<()> {
-        let path = staging.meta_path().join("record.json");
-        fs::write(&path, bytes).map_err(|e| io_at("write", &path, e))
     }
 
     /// The protocol of publication, for whatever has a tree in `l` and a record directory.
@@ -406,9 +397,10 @@ impl Store {
         if fresh().next().is_none() {
             return Ok(());
         }
+        let trees = Dir::open(&self.dir("l"))?;
         for candidate in fresh().filter(|c| c.has_tree) {
             fail_point("publish.before-tree-rename")?;
-            rename_new(candidate.staging.tree_path(), &self.object("l", &candidate.id))?;
+            candidate.staging.give_tree(&trees, candidate.id.as_str())?;
         }
         fail_point("publish.after-tree-rename")?;
         // A record on disk must never speak of a tree whose name is not.
@@ -416,7 +408,7 @@ impl Store {
         fail_point("publish.trees-synced")?;
         for candidate in fresh() {
             fail_point("publish.before-record-rename")?;
-            rename_new(&candidate.staging.meta_path(), &self.object(candidate.records, &candidate.id))?;
+            candidate.staging.give_record(&Dir::open(&self.dir(candidate.records))?, candidate.id.as_str())?;
         }
         fail_point("publish.after-record-rename")?;
         for records in ["layers", "fixups"] {
@@ -470,7 +462,7 @@ pub(super) fn undamaged<T>(read: Result<Option<T>>) -> Result<Option<T>> {
 }
 
 pub(super) fn rename_new(from: &Path, to: &Path) -> Result<()> {
-    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(|e| io_at("create", to, e))
+    crate::sys::rename_new(CWD, from, CWD, to).map_err(|e| io_at("create", to, e))
 }
 
 fn same_key(id: &Id, same: bool) -> Result<()> {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::fail::fail_point;
+use super::publish::rename_new;
 use super::{Id, Store, VERSION, io_at};
 use crate::apply::facts::{LayerFacts, RootMeta};
 use crate::digest::{BlobDigest, ChainId, DiffId, ImageId};
@@ -336,11 +337,14 @@ impl Store {
     pub(super) fn write_file(&self, path: &Path, bytes: &[u8], replace: Replace) -> Result<()> {
         let temporary = self.write_temporary(bytes)?;
         fail_point("record.before-rename")?;
-        let outcome = match replace {
-            Replace::Yes => temporary.persist(path),
-            Replace::Never => temporary.persist_noclobber(path),
-        };
-        outcome.map_err(|e| io_at("create", path, e.error))?;
+        match replace {
+            Replace::Yes => drop(temporary.persist(path).map_err(|e| io_at("create", path, e.error))?),
+            Replace::Never => {
+                // Not tempfile's own way, which takes a filter's EPERM for the truth. On failure the drop removes the file.
+                rename_new(temporary.path(), path)?;
+                let _ = temporary.into_temp_path().keep(); // it has another name now; nothing is left under the old one
+            }
+        }
         fail_point("record.after-rename")?;
         match path.parent() {
             Some(parent) => self.sync_dir(parent),

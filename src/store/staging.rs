@@ -2,7 +2,8 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,22 +14,30 @@ use rustix::io::Errno;
 use super::fail::fail_point;
 use super::lock::{self, Mode};
 use super::record::LayerOptions;
-use super::remove::remove_tree;
 use super::{LOCK, Store, io_at};
 use crate::apply::facts::{LayerFacts, RootMeta};
 use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::Ownership;
+use crate::root::{Dir, meta as fdmeta};
 use crate::stream::report::{Expected, StreamReport};
 
 /// A private directory in which one layer or fix-up grows; dropping it removes it.
 ///
 /// It is alive as long as its lock is held: when the owner dies, whatever the way, the next command cleans it up.
 #[derive(Debug)]
+///
+/// Everything in it is reached through handles that were opened when it was made: whoever swaps a directory of it for a
+/// symlink leads nobody out of the store.
 pub struct Staging {
-    dir: PathBuf,
+    /// The directory of all stagings, and this one's name in it.
+    home: Dir,
+    name: Vec<u8>,
+    dir: Dir,
+    meta: Dir,
     /// Opened before the first write, so that its `syncfs` reports every write-back error since.
-    tree: File,
+    tree: Dir,
+    path: PathBuf,
     tree_path: PathBuf,
     opened: Instant,
     _owner: File,
@@ -44,30 +53,42 @@ impl Store {
         // The gate: between its creation and its lock, the directory would look like a dead one.
         let gate = self.gate(Mode::Shared)?;
         let staging = self.dir("staging");
-        let dir = tempfile::Builder::new()
+        let home = Dir::open(&staging)?;
+        let path = tempfile::Builder::new()
             .prefix("")
             .rand_bytes(12)
             .tempdir_in(&staging)
             .map_err(|e| io_at("create a directory in", &staging, e))?
             .keep();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+        let dir = home.open_child(&name)?;
         fail_point("stage.before-lock")?;
-        let lock_path = dir.join(LOCK);
-        let owner = File::create(&lock_path).map_err(|e| io_at("create", &lock_path, e))?;
+        let owner = File::from(dir.new_file(LOCK.as_bytes())?);
         lock::try_own(&owner)?;
         drop(gate);
-        let tree_path = dir.join("tree");
-        let open = || -> Result<File> {
-            make_dir(&dir.join("meta"), 0o700)?;
-            make_dir(&tree_path, 0o755)?;
-            root_metadata(&tree_path, self.flavour().ownership, None)?;
+        let open = || -> Result<(Dir, Dir)> {
+            let meta = dir.new_dir(b"meta", 0o700)?;
+            let tree = dir.new_dir(TREE, 0o755)?;
+            give_root_metadata(&tree, &path, self.flavour().ownership, None)?;
             fail_point("stage.made")?;
-            File::open(&tree_path).map_err(|e| io_at("open", &tree_path, e))
+            Ok((meta, tree))
         };
         match open() {
-            Ok(tree) => Ok(Staging { dir, tree, tree_path, opened: Instant::now(), _owner: owner, published: false }),
+            Ok((meta, tree)) => Ok(Staging {
+                home,
+                name,
+                dir,
+                meta,
+                tree,
+                tree_path: path.join("tree"),
+                path,
+                opened: Instant::now(),
+                _owner: owner,
+                published: false,
+            }),
             Err(e) => {
                 // The error matters more; what stays is cleaned by the next command.
-                let _ = remove_tree(&dir, &|| false);
+                let _ = home.remove_all(&name);
                 Err(e)
             }
         }
@@ -81,18 +102,13 @@ impl Staging {
     }
 
     /// Returns a handle on that directory.
-    pub fn tree(&self) -> BorrowedFd<'_> {
-        self.tree.as_fd()
+    pub fn tree(&self) -> &Dir {
+        &self.tree
     }
 
-    /// Returns where files go that no name of the tree has but a later link may want. Whoever needs it makes it.
-    pub fn stash_path(&self) -> PathBuf {
-        self.dir.join("meta").join("stash")
-    }
-
-    /// Returns where the journal of entries goes; whoever writes it makes it.
-    pub fn journal_path(&self) -> PathBuf {
-        self.dir.join("meta").join("entries")
+    /// Returns a handle on the directory that becomes the layer's record: the journal and the stash of the layer go there.
+    pub fn meta(&self) -> &Dir {
+        &self.meta
     }
 
     /// Consumes the staging and the proof that its blob was what was promised, and gives a layer that may be published.
@@ -115,15 +131,28 @@ impl Staging {
         Ok(SealedLayer { staging: self, options, facts, report })
     }
 
-    pub(super) fn meta_path(&self) -> PathBuf {
-        self.dir.join("meta")
+    /// Writes the record that makes it count, once it has its name.
+    pub(super) fn write_record(&self, bytes: &[u8]) -> Result<()> {
+        File::from(self.meta.new_file(RECORD)?)
+            .write_all(bytes)
+            .map_err(|e| io_at("write the record of", &self.path, e))
+    }
+
+    /// Moves the tree to its name in `to`, which must be free.
+    pub(super) fn give_tree(&self, to: &Dir, name: &str) -> Result<()> {
+        give(&self.dir, TREE, &self.tree, to, name)
+    }
+
+    /// Moves the record to its name in `to`, which must be free.
+    pub(super) fn give_record(&self, to: &Dir, name: &str) -> Result<()> {
+        give(&self.dir, b"meta", &self.meta, to, name)
     }
 
     pub(super) fn opened(&self) -> Instant {
         self.opened
     }
 
-    pub(super) fn sync_handle(&self) -> &File {
+    pub(super) fn sync_handle(&self) -> &Dir {
         &self.tree
     }
 
@@ -134,11 +163,11 @@ impl Staging {
     }
 
     fn remove(&self) {
-        let parts = [self.tree_path.clone(), self.meta_path(), self.dir.clone()];
         // The lock file goes with the last one, so that nobody takes the rest for a dead man's.
-        if let Some(e) = parts.iter().find_map(|part| remove_tree(part, &|| false).err()) {
+        let parts = [(&self.dir, TREE), (&self.dir, &b"meta"[..]), (&self.home, &self.name)];
+        if let Some(e) = parts.iter().find_map(|(dir, name)| dir.remove_all(name).err()) {
             // The next command cleans it up.
-            tracing::warn!(path = %self.dir.display(), error = %e, "staging is left behind");
+            tracing::warn!(path = %self.path.display(), error = %e, "staging is left behind");
         }
     }
 }
@@ -182,18 +211,8 @@ impl SealedLayer {
     }
 
     /// Returns a handle on the tree.
-    pub fn tree(&self) -> BorrowedFd<'_> {
+    pub fn tree(&self) -> &Dir {
         self.staging.tree()
-    }
-
-    /// Returns the journal of entries.
-    pub fn journal_path(&self) -> PathBuf {
-        self.staging.journal_path()
-    }
-
-    /// Returns the stash, which may not exist.
-    pub fn stash_path(&self) -> PathBuf {
-        self.staging.stash_path()
     }
 }
 
@@ -210,6 +229,16 @@ fn agree(report: &StreamReport, expected: &Expected) -> Result<()> {
         Expected { diff_id: Some(want), .. } if *want != report.diff_id => differs("diff_id", want, &report.diff_id),
         _ => Ok(()),
     }
+}
+
+const TREE: &[u8] = b"tree";
+const RECORD: &[u8] = b"record.json";
+
+fn give(from: &Dir, part: &[u8], what: &Dir, to: &Dir, name: &str) -> Result<()> {
+    if !from.rename_new(part, to, name.as_bytes())? {
+        return Err(Error::new(ErrorKind::AlreadyExists, format!("{name} is in the store already")));
+    }
+    to.check_is(name.as_bytes(), what)
 }
 
 /// Makes a directory with exactly this mode, whatever umask, setgid bit and default ACL say.
@@ -239,19 +268,24 @@ pub(super) fn plain_root() -> RootMeta {
 
 /// Gives a directory the metadata of a root: ownership, xattrs, mode, times, in this order.
 pub(super) fn root_metadata(path: &Path, ownership: Ownership, meta: Option<&RootMeta>) -> Result<()> {
+    let dir = File::open(path).map_err(|e| io_at("open", path, e))?;
+    give_root_metadata(&dir, path, ownership, meta)
+}
+
+fn give_root_metadata(dir: impl AsFd, path: &Path, ownership: Ownership, meta: Option<&RootMeta>) -> Result<()> {
+    let dir = dir.as_fd();
     let plain = plain_root();
     let meta = meta.unwrap_or(&plain);
-    let dir = File::open(path).map_err(|e| io_at("open", path, e))?;
     if ownership == Ownership::Keep {
-        rustix::fs::fchown(&dir, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
+        rustix::fs::fchown(dir, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
             .map_err(|e| io_at("chown", path, e))?;
     }
     for (name, value) in &meta.xattrs {
-        rustix::fs::fsetxattr(&dir, name.as_slice(), value, XattrFlags::empty())
+        rustix::fs::fsetxattr(dir, name.as_slice(), value, XattrFlags::empty())
             .map_err(|e| io_at("set an xattr of", path, e))?;
     }
-    dir.set_permissions(fs::Permissions::from_mode(meta.mode & 0o7777)).map_err(|e| io_at("chmod", path, e))?;
+    fdmeta::set_mode_fd(dir, meta.mode & 0o7777).map_err(|e| io_at("chmod", path, e))?;
     let time = Timespec { tv_sec: meta.mtime, tv_nsec: meta.mtime_nanos.into() };
-    rustix::fs::futimens(&dir, &Timestamps { last_access: time, last_modification: time })
+    rustix::fs::futimens(dir, &Timestamps { last_access: time, last_modification: time })
         .map_err(|e| io_at("set times of", path, e))
 }

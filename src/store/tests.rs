@@ -59,7 +59,7 @@ pub(super) fn report(name: &str) -> StreamReport {
 pub(super) fn sealed(store: &Store, name: &str) -> SealedLayer {
     let staging = store.stage().unwrap();
     fs::write(staging.tree_path().join("file"), name).unwrap();
-    fs::write(staging.journal_path(), "journal").unwrap();
+    fs::write(staging.tree_path().with_file_name("meta").join("entries"), "journal").unwrap();
     let facts = LayerFacts { content_bytes: 100, ..LayerFacts::default() };
     let expected = Expected {
         digest: Some(report(name).digest),
@@ -181,7 +181,7 @@ fn layout_is_the_documented_one() {
 const GOLDEN_NAMES: [&str; 4] = ["ltvv753n5uwm", "ewomtcsjvaiq", "vlwuabdxrytq", "2af4lj4hzwja"];
 
 #[test]
-fn n1_128_lower_directories_fit_one_page_of_options() {
+fn n01_128_lower_directories_fit_one_page_of_options() {
     let id = Id::of_layer(&diff_id("a"), &LayerOptions::default());
     let one = format!("/var/lib/unply/l/{id}");
     let rest = format!("upperdir=/var/lib/unply/s/{id}/fs,workdir=/var/lib/unply/s/{id}/work,lowerdir=");
@@ -308,7 +308,7 @@ fn publishing_again_keeps_the_first_and_drops_the_staged() {
     assert_eq!(fs::metadata(again[1].tree_path()).unwrap().ino(), inode);
     assert_eq!(again[1].record(), first.record());
     assert_eq!(fs::read_to_string(again[0].tree_path().join("file")).unwrap(), "b");
-    assert_eq!(fs::read_to_string(again[0].journal_path()).unwrap(), "journal");
+    assert_eq!(fs::read_to_string(again[0].meta_path().join("entries")).unwrap(), "journal");
     assert_eq!(entries(&store.dir("staging")), [] as [&str; 0]);
     assert_eq!(store.layers().unwrap().len(), 2);
     no_problems(&store);
@@ -647,7 +647,7 @@ fn n11_the_upper_root_copies_the_metadata_it_is_given() {
 }
 
 #[test]
-fn p1_to_p4_snapshots_keep_containerds_contract() {
+fn p01_to_p04_snapshots_keep_containerds_contract() {
     let tmp = scratch();
     let store = open(tmp.path());
     published(&store, &["a", "b"]);
@@ -698,7 +698,7 @@ fn p1_to_p4_snapshots_keep_containerds_contract() {
 }
 
 #[test]
-fn n8_a_locked_or_mounted_snapshot_is_busy() {
+fn n08_a_locked_or_mounted_snapshot_is_busy() {
     let tmp = scratch();
     let store = open(tmp.path());
     let snapshot = store.create_snapshot(active("box", Base::Empty)).unwrap();

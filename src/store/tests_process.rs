@@ -128,7 +128,7 @@ fn no_problems_after(store: &Store, point: &str) {
 }
 
 #[test]
-fn p2_a_commit_killed_between_its_two_records_is_a_commit() {
+fn p02_a_commit_killed_between_its_two_records_is_a_commit() {
     let tmp = scratch();
     child("commit", tmp.path(), &[("UNPLY_FAILPOINT", "snapshot.committed")]).wait().unwrap();
     let store = open(tmp.path());

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::fail::fail_point;
 use super::lock::{self, Mode};
 use super::record::{self, SnapshotRecord};
-use super::remove::remove_tree;
 use super::{Id, LOCK, Store, TEMPORARY, io_at};
 use crate::error::{Error, Result};
+use crate::root::remove_path;
 
 /// How long opening a store may spend on deleting what somebody else left. Garbage collection deletes the rest.
 const OPEN_BUDGET: Duration = Duration::from_millis(250);
@@ -68,8 +68,8 @@ impl Store {
         for name in found.iter().filter(|name| !name.ends_with(".json")) {
             let path = trash.join(name);
             fail_point("trash.before-removal")?;
-            if let Err(e) = remove_tree(&path, stop) {
-                first_error.get_or_insert_with(|| io_at("remove", &path, e));
+            if let Err(e) = remove_path(&path, stop) {
+                first_error.get_or_insert(e);
             }
             if stop() {
                 break;

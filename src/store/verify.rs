@@ -110,7 +110,7 @@ impl Store {
         cancel: &CancelToken,
         found: &mut dyn FnMut(Damage),
     ) -> Result<()> {
-        let path = layer.journal_path();
+        let path = layer.meta_path().join("entries");
         let unusable = |e: Error| {
             Error::new(ErrorKind::Integrity, format!("the journal of the layer cannot be used: {}", e.message()))
                 .with_layer(layer.diff_id())
@@ -133,7 +133,7 @@ impl Store {
         };
         walk.tree(&Dir::open(layer.tree_path())?, &inventory.tree, b"")?;
         if !inventory.stash.is_empty() {
-            let stash = layer.stash_path();
+            let stash = layer.meta_path().join("stash");
             match Dir::open(&stash) {
                 Ok(dir) => walk.tree(&dir, &inventory.stash, b".stash")?,
                 Err(e) if e.kind() == ErrorKind::NotFound => {

@@ -3,8 +3,11 @@
 //! Owns: the [`Decoder`] contract, the reasons to refuse a blob, sniffing. Refuses to know: where bytes come from,
 //! digests, threads.
 
+use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind};
-use crate::stream::report::Codec;
+use crate::policy::Limit;
+use crate::stream::report::{Codec, Framing};
+use crate::stream::window::WindowMemory;
 use crate::stream::{gzip, zstandard};
 
 /// How far one call of [`Decoder::decode`] came.
@@ -33,6 +36,11 @@ pub trait Decoder: Send {
     /// # Errors
     /// [`DecodeError::Truncated`] inside a member or a frame.
     fn end(&self) -> Result<(), DecodeError>;
+
+    /// Returns how the input was packed so far.
+    fn framing(&self) -> Framing {
+        Framing::default()
+    }
 }
 
 /// Why a blob is refused.
@@ -87,7 +95,7 @@ pub enum DecodeError {
     #[error("bytes after the last {0} are neither another one nor zero padding")]
     Garbage(&'static str),
     /// A zstd frame needs more memory than allowed.
-    #[error("zstd frame needs a window of {needed} bytes, the limit is {limit}")]
+    #[error("{}: {needed}, the limit is {limit}", Limit::ZstdWindow.bounds())]
     Window {
         /// Bytes that the frame asks for.
         needed: u64,
@@ -100,6 +108,9 @@ pub enum DecodeError {
     /// The decompression library has no memory left.
     #[error("no memory for the {0} decoder")]
     Memory(&'static str),
+    /// Cancelled while it waited for memory.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl DecodeError {
@@ -119,11 +130,12 @@ impl DecodeError {
         let kind = match self {
             DecodeError::Window { .. } => ErrorKind::Limit,
             DecodeError::Memory(_) => ErrorKind::Other,
+            DecodeError::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::Malformed,
         };
         let error = Error::new(kind, format!("{self} (near byte {offset} of the blob)"));
         match self {
-            DecodeError::Window { .. } => error.with_hint("raise --max-zstd-window if you trust the image"),
+            DecodeError::Window { .. } => error.with_hint(Limit::ZstdWindow.advice()),
             _ => error,
         }
     }
@@ -159,11 +171,19 @@ pub(super) fn sniff(head: &[u8]) -> Result<Codec, Error> {
 ///
 /// # Errors
 /// `Other` when the library has no memory.
-pub(super) fn decoder(codec: Codec, max_zstd_window_log: u32) -> Result<Box<dyn Decoder>, Error> {
+pub(super) fn decoder(
+    codec: Codec,
+    max_zstd_window_log: u32,
+    windows: WindowMemory,
+    cancel: &CancelToken,
+) -> Result<Box<dyn Decoder>, Error> {
     Ok(match codec {
         Codec::Plain => Box::new(Plain),
         Codec::Gzip => Box::new(gzip::Gzip::new()),
-        Codec::Zstd => Box::new(zstandard::Zstd::new(max_zstd_window_log).map_err(|e| e.at(0))?),
+        Codec::Zstd => {
+            let decoder = zstandard::Zstd::new(max_zstd_window_log, windows, cancel.clone());
+            Box::new(decoder.map_err(|e| e.at(0))?)
+        }
     })
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use crate::cancel::CancelToken;
 use crate::digest::{BlobDigest, DiffId, Digest, Hasher};
 use crate::error::{Error, ErrorKind};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 use crate::stream::chunk::{Chunk, Pool};
 use crate::stream::decode::{DecodeError, Decoder};
 use crate::stream::report::{Codec, Expected, StreamReport};
@@ -117,6 +117,8 @@ impl Engine {
                 return match self.decoder.end() {
                     Ok(()) => {
                         self.fate = Fate::Complete;
+                        // It is complete once.
+                        let _ = self.counters.framing.set(self.decoder.framing());
                         Ok(0)
                     }
                     Err(err) => Err(self.refuse(err)),
@@ -131,16 +133,13 @@ impl Engine {
     fn check_limits(&self) -> Result<(), Error> {
         let limits = &self.limits;
         if self.produced > limits.max_layer_bytes {
-            let what = format!("the layer decompresses to more than {} bytes", limits.max_layer_bytes);
-            return Err(Error::new(ErrorKind::Limit, what).with_hint("raise --max-layer-bytes if you trust the image"));
+            return Err(limits.exceeded(Limit::LayerBytes, format_args!("{} or more", self.produced)));
         }
         let consumed = self.source.position();
         if self.produced > limits.ratio_floor && self.produced > limits.max_ratio.saturating_mul(consumed) {
-            let what = format!(
-                "the layer decompresses more than {} : 1 ({} bytes from {consumed})",
-                limits.max_ratio, self.produced
-            );
-            return Err(Error::new(ErrorKind::Limit, what).with_hint("raise --max-ratio if you trust the image"));
+            let ratio = self.produced / consumed.max(1);
+            let found = format_args!("{ratio} ({} from {consumed})", self.produced);
+            return Err(limits.exceeded(Limit::Ratio, found));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use crate::stream::decode::{DecodeError, Decoder, Step};
+use crate::stream::report::Framing;
 
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 const FHCRC: u8 = 1 << 1;
@@ -45,6 +46,7 @@ pub(super) struct Gzip {
     field: [u8; 10],
     have: usize,
     members: u64,
+    padding: u64,
 }
 
 impl Gzip {
@@ -58,6 +60,7 @@ impl Gzip {
             field: [0; 10],
             have: 0,
             members: 0,
+            padding: 0,
         }
     }
 
@@ -229,11 +232,16 @@ impl Decoder for Gzip {
                     if input.iter().any(|&b| b != 0) {
                         return Err(DecodeError::Garbage("gzip member"));
                     }
+                    self.padding = self.padding.saturating_add(input.len() as u64);
                     input = &[];
                 }
             }
         }
         Ok(Step { consumed: all.len() - input.len(), produced })
+    }
+
+    fn framing(&self) -> Framing {
+        Framing { members: self.members, padding: self.padding, ..Framing::default() }
     }
 
     fn end(&self) -> Result<(), DecodeError> {

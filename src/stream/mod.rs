@@ -10,7 +10,7 @@
 //!
 //! [`Threads`] says whether the caller runs these stages or threads do; they are the same stages, and give the same
 //! bytes, errors and reports. Memory is bounded by [`Buffers`] plus the codec's own state (32 KiB for gzip, the
-//! window for zstd), whatever the blob says.
+//! window for zstd, which streams can share a budget for), whatever the blob says.
 //!
 //! Invariant: a [`StreamReport`] exists only of a blob that was read to its very end, with an intact trailer, within
 //! all limits, and with every promised digest and size. Bytes read before that are not yet verified: whoever uses
@@ -23,6 +23,7 @@ mod gzip;
 mod pipeline;
 pub mod report;
 mod source;
+mod window;
 mod zstandard;
 
 #[cfg(test)]
@@ -32,7 +33,8 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub use report::{Codec, Expected, StreamReport};
+pub use report::{Codec, Expected, Framing, StreamReport};
+pub use window::WindowMemory;
 
 use crate::cancel::CancelToken;
 use crate::digest::{Algorithm, Hasher};
@@ -84,6 +86,8 @@ pub struct StreamOptions {
     pub cancel: CancelToken,
     /// The memory to use.
     pub buffers: Buffers,
+    /// What streams that run at once may use for zstd windows; without bounds by default.
+    pub windows: WindowMemory,
 }
 
 /// Reads the compressed and decompressed byte counts of a [`LayerStream`], also while another thread reads it.
@@ -99,6 +103,11 @@ impl StreamProgress {
     /// Returns how many bytes were decompressed so far; the consumer may be behind.
     pub fn uncompressed_bytes(&self) -> u64 {
         self.0.uncompressed.load(Ordering::Relaxed)
+    }
+
+    /// Returns how the blob was packed, once it was decoded to its end.
+    pub fn framing(&self) -> Option<Framing> {
+        self.0.framing.get().copied()
     }
 }
 
@@ -153,7 +162,7 @@ impl LayerStream {
     /// # Errors
     /// `Unsupported` for xz and bzip2, `Integrity` when the blob is shorter than promised, or what reading gave.
     pub fn open(blob: Box<dyn Read + Send>, options: StreamOptions) -> Result<LayerStream, Error> {
-        let StreamOptions { limits, expected, threads, cancel, buffers } = options;
+        let StreamOptions { limits, expected, threads, cancel, buffers, windows } = options;
         let counters = Arc::<Counters>::default();
         let blob_algorithm = expected.digest.map_or(Algorithm::Sha256, |d| d.0.algorithm());
         let diff_algorithm = expected.diff_id.map_or(Algorithm::Sha256, |d| d.0.algorithm());
@@ -165,7 +174,7 @@ impl LayerStream {
             source.refill(true)?;
         }
         let codec = decode::sniff(source.buffered())?;
-        let decoder = decode::decoder(codec, limits.max_zstd_window_log)?;
+        let decoder = decode::decoder(codec, limits.max_zstd_window_log, windows, &cancel)?;
         let diff = match codec {
             Codec::Plain if blob_algorithm == diff_algorithm => DiffHash::Blob,
             _ => DiffHash::Own(Box::new(Hasher::new(diff_algorithm))),

@@ -40,3 +40,16 @@ pub struct StreamReport {
     /// How the blob was compressed.
     pub codec: Codec,
 }
+
+/// How a blob was packed, beyond its codec; nothing depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Framing {
+    /// gzip members or zstd frames with data.
+    pub members: u64,
+    /// Skippable zstd frames.
+    pub skippable: u64,
+    /// The first zstd frame is a skippable one.
+    pub starts_skippable: bool,
+    /// Zero bytes after the last member or frame.
+    pub padding: u64,
+}

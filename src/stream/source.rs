@@ -4,18 +4,21 @@
 //! promised at most one byte more is read (rule Z13).
 
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::cancel::CancelToken;
 use crate::digest::{BlobDigest, Digest, Hasher};
 use crate::error::{Error, ErrorKind, from_io};
+use crate::stream::report::Framing;
 
 /// Bytes read and bytes made so far, readable from any thread.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) compressed: AtomicU64,
     pub(super) uncompressed: AtomicU64,
+    /// Set once the blob was decoded to its end.
+    pub(super) framing: OnceLock<Framing>,
 }
 
 /// A blob on its way into a decoder.

@@ -6,7 +6,10 @@
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name, zstd_sys::ZSTD_ErrorCode};
 
+use crate::cancel::CancelToken;
 use crate::stream::decode::{DecodeError, Decoder, Step};
+use crate::stream::report::Framing;
+use crate::stream::window::{self, WindowMemory, WindowPlace};
 
 const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Magic, descriptor, window, dictionary id and content size at their longest (a window excludes nothing else).
@@ -33,17 +36,32 @@ enum Place {
 pub(super) struct Zstd {
     place: Place,
     context: DCtx<'static>,
+    /// The right to a large window; goes after the context, which has it.
+    large: Option<WindowPlace>,
+    windows: WindowMemory,
+    cancel: CancelToken,
     window_limit: u64,
     header: [u8; MAX_HEADER],
     have: usize,
+    framing: Framing,
 }
 
 impl Zstd {
-    pub(super) fn new(max_window_log: u32) -> Result<Self, DecodeError> {
+    pub(super) fn new(max_window_log: u32, windows: WindowMemory, cancel: CancelToken) -> Result<Self, DecodeError> {
         let log = max_window_log.clamp(*WINDOW_LOGS.start(), *WINDOW_LOGS.end());
         let mut context = DCtx::try_create().ok_or(DecodeError::Memory("zstd"))?;
         context.set_parameter(DParameter::WindowLogMax(log)).map_err(of_libzstd)?;
-        Ok(Zstd { place: Place::Header, context, window_limit: 1 << log, header: [0; MAX_HEADER], have: 0 })
+        Ok(Zstd {
+            place: Place::Header,
+            context,
+            large: None,
+            windows,
+            cancel,
+            window_limit: 1 << log,
+            header: [0; MAX_HEADER],
+            have: 0,
+            framing: Framing::default(),
+        })
     }
 
     /// Takes header bytes from `input` until the header is complete, then decides what it starts.
@@ -70,10 +88,13 @@ impl Zstd {
         match *header {
             [0, 0, 0, 0] => {
                 self.place = Place::Padding;
+                self.framing.padding = 4;
                 return Ok(());
             }
             [_, 0x2a, 0x4d, 0x18, a, b, c, d] => {
                 self.have = 0;
+                self.framing.starts_skippable |= self.framing.members == 0;
+                self.framing.skippable += 1;
                 self.place = Place::Skippable { left: u32::from_le_bytes([a, b, c, d]) };
                 return Ok(());
             }
@@ -85,6 +106,9 @@ impl Zstd {
         }
         if info.window > self.window_limit {
             return Err(DecodeError::Window { needed: info.window, limit: self.window_limit });
+        }
+        if info.window > window::FREE && self.large.is_none() {
+            self.large = Some(self.windows.take(&self.cancel).ok_or(DecodeError::Cancelled)?);
         }
         self.place = Place::Feeding { fed: 0 };
         Ok(())
@@ -137,6 +161,7 @@ impl Decoder for Zstd {
                     };
                     produced += step.produced;
                     if complete {
+                        self.framing.members += 1;
                         self.have = 0;
                         self.place = Place::Header;
                     }
@@ -157,12 +182,18 @@ impl Decoder for Zstd {
                     if input.iter().any(|&b| b != 0) {
                         return Err(DecodeError::Garbage("zstd frame"));
                     }
+                    self.framing.padding = self.framing.padding.saturating_add(input.len() as u64);
                     input = &[];
                     break;
                 }
             }
         }
         Ok(Step { consumed: all.len() - input.len(), produced })
+    }
+
+    fn framing(&self) -> Framing {
+        let unread = if self.place == Place::Header { self.have as u64 } else { 0 };
+        Framing { padding: self.framing.padding.saturating_add(unread), ..self.framing }
     }
 
     fn end(&self) -> Result<(), DecodeError> {

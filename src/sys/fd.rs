@@ -88,6 +88,34 @@ fn chmod_through_proc(dirfd: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(
     rustix::fs::chmod(proc_self_fd_path(&node), Mode::from_raw_mode(mode)).map_err(fail)
 }
 
+/// Renames `from` to `to`, which must not exist yet.
+///
+/// `renameat2` with `RENAME_NOREPLACE` (Linux 3.15, and not every file system); else a look whether `to` is there and
+/// then a plain rename, which only somebody who works in the same directory without holding the caller's lock could slip
+/// something between.
+///
+/// # Errors
+/// `EEXIST` where `to` exists; otherwise what the kernel answers.
+pub fn rename_new(
+    from_dir: impl AsFd,
+    from: impl rustix::path::Arg,
+    to_dir: impl AsFd,
+    to: impl rustix::path::Arg,
+) -> rustix::io::Result<()> {
+    use rustix::fs::{AtFlags, RenameFlags, renameat, renameat_with, statat};
+    use rustix::io::Errno;
+    let (from, to) = (from.into_c_str()?, to.into_c_str()?);
+    match renameat_with(&from_dir, &*from, &to_dir, &*to, RenameFlags::NOREPLACE) {
+        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => {}
+        other => return other,
+    }
+    match statat(&to_dir, &*to, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Err(Errno::EXIST),
+        Err(Errno::NOENT) => renameat(from_dir, &*from, to_dir, &*to),
+        Err(e) => Err(e),
+    }
+}
+
 /// Makes `command`, once started, see `root` as `/` and stand in it, with no signal blocked.
 ///
 /// `soft_files` gives it a soft limit of open files other than the caller's. Starting it needs `CAP_SYS_CHROOT`.

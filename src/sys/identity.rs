@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn r4_the_id_map_says_who_can_own_a_file() {
+    fn the_id_map_says_who_can_own_a_file() {
         assert_eq!(IdMap::parse("         0          0 4294967295\n"), Some(IdMap::Initial));
         assert_eq!(IdMap::parse("0 1000 1\n"), Some(IdMap::Single(0)));
         let full = IdMap::parse("0 1000 1\n1 100000 65536\n").unwrap();

@@ -19,12 +19,16 @@ mod xattr;
 
 pub use copy::{CopyMethod, reflink_or_copy};
 pub use error::SysError;
-pub use fd::{enter_root, fchmodat_nofollow, open_dir, open_dir_path, open_path_at, proc_self_fd_path, sync_fs};
+pub use fd::{
+    enter_root, fchmodat_nofollow, open_dir, open_dir_path, open_path_at, proc_self_fd_path, rename_new, sync_fs,
+};
 pub use identity::{
     IdMap, IdRange, available_cpus, gid_map, has_effective_cap_sys_admin, in_user_namespace, uid_map, umask,
 };
 pub(crate) use probe::identity;
-pub use probe::{FsType, StoreProbe, fs_space, fs_type, is_overlayfs, probe_store};
+pub use probe::{
+    FsType, KernelCalls, StoreProbe, fs_space, fs_type, is_overlayfs, kernel_calls, probe_store, probe_store_at,
+};
 pub use xattr::{
     get_xattr, get_xattr_fd, list_xattrs, list_xattrs_fd, remove_xattr, remove_xattr_fd, set_xattr, set_xattr_fd,
 };

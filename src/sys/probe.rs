@@ -6,9 +6,11 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Dir, FileType, Mode};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
-use super::{SysError, open_dir, set_xattr};
+use super::fd::may_lack;
+use super::{SysError, open_dir, raw, set_xattr};
 use crate::error::Error;
 
 /// A file system's magic number, as `statfs` gives it.
@@ -99,15 +101,45 @@ pub struct StoreProbe {
 /// # Errors
 /// When the directory cannot be made, listed or removed; a capability that is refused is an answer, not an error.
 pub fn probe_store(dir: &Path) -> Result<StoreProbe, Error> {
-    let temp = tempfile::Builder::new()
-        .prefix(".unply-probe-")
-        .tempdir_in(dir)
-        .map_err(|e| Error::io(format!("make a temporary directory in {}", dir.display()), e))?;
-    let fd = open_dir(temp.path())?;
-    let probe = probe_in(&fd)?;
-    temp.close().map_err(|e| Error::io(format!("remove a temporary directory in {}", dir.display()), e))?;
-    Ok(probe)
+    let io = |e: Error| Error::io(format!("make a temporary directory in {}", dir.display()), io::Error::other(e));
+    probe_store_at(open_dir(dir)?).map_err(io)
 }
+
+/// As [`probe_store`], in an open directory.
+///
+/// # Errors
+/// As [`probe_store`].
+pub fn probe_store_at(dir: impl AsFd) -> Result<StoreProbe, Error> {
+    let dir = dir.as_fd();
+    let mut number = 0u32;
+    let name = loop {
+        let name = format!(".unply-probe-{}-{number}", std::process::id());
+        match rustix::fs::mkdirat(dir, &name, Mode::RWXU) {
+            Ok(()) => break name,
+            // Another thread's, or a dead process's.
+            Err(Errno::EXIST) if number < 1000 => number += 1,
+            Err(e) => return Err(SysError::new("mkdirat", e).fd(dir).path(&name).arg("0700").into()),
+        }
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(dir, &name, flags, Mode::empty())
+        .map_err(|e| SysError::new("openat", e).fd(dir).path(&name).arg("O_DIRECTORY|O_NOFOLLOW"))?;
+    let probe = probe_in(&place);
+    for (name, flags) in PROBES {
+        // What is not there was refused; what cannot be removed shows in the removal of the directory.
+        let _ = rustix::fs::unlinkat(&place, name, flags);
+    }
+    rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR).map_err(|e| SysError::new("rmdir", e).fd(dir).path(&name))?;
+    probe
+}
+
+/// What a probe makes.
+const PROBES: [(&str, AtFlags); 4] = [
+    ("file", AtFlags::empty()),
+    ("copy", AtFlags::empty()),
+    ("dir", AtFlags::REMOVEDIR),
+    ("whiteout", AtFlags::empty()),
+];
 
 fn probe_in(dir: &OwnedFd) -> Result<StoreProbe, Error> {
     let file = |name: &str| {
@@ -131,6 +163,42 @@ fn probe_in(dir: &OwnedFd) -> Result<StoreProbe, Error> {
         d_type: lists_types(dir).map_err(|e| Error::io("list a probe directory", e))?,
         reflink: rustix::fs::ioctl_ficlone(&two, &one).is_ok(),
     })
+}
+
+/// Which of the newer system calls answer here. None is needed: each has a way around it, taken when the call itself is
+/// refused, whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KernelCalls {
+    /// `openat2` (Linux 5.6).
+    pub openat2: bool,
+    /// `fchmodat2` (Linux 6.6).
+    pub fchmodat2: bool,
+    /// `setxattrat`, `getxattrat`, `listxattrat` and `removexattrat` (Linux 6.13).
+    pub xattrat: bool,
+    /// `statx` (Linux 4.11).
+    pub statx: bool,
+}
+
+/// Finds out by calling each with an empty name, which changes nothing: a kernel that knows the call says `ENOENT`.
+pub fn kernel_calls() -> KernelCalls {
+    use rustix::fs::{AtFlags, CWD, OFlags, ResolveFlags, StatxFlags};
+    let answers = |result: io::Result<()>| !result.is_err_and(|e| may_lack(&e));
+    let name = c"";
+    let xattrs = [
+        raw::setxattrat(CWD, name, c"user.x", b""),
+        raw::getxattrat(CWD, name, c"user.x", &mut []).map(drop),
+        raw::listxattrat(CWD, name, &mut []).map(drop),
+        raw::removexattrat(CWD, name, c"user.x"),
+    ];
+    let open = rustix::fs::openat2(CWD, name, OFlags::PATH, Mode::empty(), ResolveFlags::BENEATH);
+    let stat = rustix::fs::statx(CWD, name, AtFlags::empty(), StatxFlags::BASIC_STATS);
+    KernelCalls {
+        openat2: answers(open.map(drop).map_err(io::Error::from)),
+        fchmodat2: answers(raw::fchmodat2(CWD, name, 0)),
+        xattrat: xattrs.into_iter().all(answers),
+        statx: answers(stat.map(drop).map_err(io::Error::from)),
+    }
 }
 
 fn lists_types(dir: &OwnedFd) -> io::Result<bool> {

@@ -1,6 +1,7 @@
 //! Why an archive is refused: one variant per refusal, with its place and what was found.
 
 use crate::error::{self, ErrorKind, escape};
+use crate::policy::Limit;
 
 /// Where in the stream a refusal happened.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,12 +103,24 @@ pub enum Error {
         gnu: Vec<u8>,
     },
     /// A hard link whose PAX header gives it a size (L10): readers disagree whether data follows.
-    #[error("hard link with a PAX size of {found}, expected none or 0")]
-    LinkWithSize {
+    #[error("entry of type \"{}\" with a PAX size of {found}, expected none or 0", escape(&[*.typeflag]))]
+    SizeWithoutData {
         /// Where.
         at: Place,
+        /// The type flag.
+        typeflag: u8,
         /// The size, in bytes.
         found: u64,
+    },
+    /// A prefix under a magic that is neither POSIX's nor GNU's (T29): readers disagree whether it belongs to the name.
+    #[error("prefix \"{}\" under the magic \"{}\" is ambiguous", escape(.prefix), escape(.magic))]
+    AmbiguousPrefix {
+        /// Where.
+        at: Place,
+        /// Magic and version.
+        magic: Vec<u8>,
+        /// The prefix.
+        prefix: Vec<u8>,
     },
     /// A PAX record breaks its syntax (T19).
     #[error("malformed PAX record: {problem}")]
@@ -169,13 +182,27 @@ pub enum Error {
         /// The longest accepted, in bytes.
         max: usize,
     },
+    /// An xattr that Linux can store nowhere: a name over 255 bytes or a value over 65,536 (M21).
+    #[error("{part} of xattr \"{}\" has {found} bytes, Linux stores at most {max}", escape(.name))]
+    XattrTooLarge {
+        /// Where the record begins.
+        at: Place,
+        /// `name` or `value`.
+        part: &'static str,
+        /// The name's first bytes.
+        name: Vec<u8>,
+        /// Length of that part in bytes.
+        found: usize,
+        /// The longest that Linux stores, in bytes.
+        max: usize,
+    },
     /// Too much of something; the only variant of kind `Limit` (B2 to B6).
-    #[error("{what}: {}, the limit is {limit}", Number(*.found))]
+    #[error("{}: {}, the limit is {limit}", .which.bounds(), Number(*.found))]
     Limit {
         /// Where.
         at: Place,
-        /// What there is too much of.
-        what: &'static str,
+        /// Which limit.
+        which: Limit,
         /// How much there is, or at least is.
         found: i128,
         /// The limit.
@@ -205,14 +232,50 @@ impl Error {
             | Error::Dangling { at, .. }
             | Error::SecondPaxHeader { at, .. }
             | Error::AmbiguousName { at, .. }
-            | Error::LinkWithSize { at, .. }
+            | Error::SizeWithoutData { at, .. }
+            | Error::AmbiguousPrefix { at, .. }
             | Error::PaxRecord { at, .. }
             | Error::PaxValue { at, .. }
             | Error::PaxNul { at, .. }
             | Error::SparseCarrier { at, .. }
             | Error::SparseMap { at, .. }
             | Error::SymlinkTarget { at, .. }
+            | Error::XattrTooLarge { at, .. }
             | Error::Limit { at, .. } => at,
+        }
+    }
+}
+
+impl Error {
+    /// Returns the rule that the archive breaks.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Error::Checksum { .. } => "T8",
+            Error::NotANumber { .. } => "T27",
+            Error::OutOfRange { field, .. } if matches!(*field, "uid" | "gid") => "M5",
+            Error::OutOfRange { field, .. } if field.starts_with("device") => "M6",
+            Error::OutOfRange { .. } => "T27",
+            Error::UnsupportedType { .. } => "T11",
+            Error::ZeroBlock { .. } => "T6",
+            Error::Truncated { .. } => "T3",
+            Error::Dangling { .. } | Error::SparseCarrier { .. } => "T30",
+            Error::SecondPaxHeader { .. } => "T17",
+            Error::AmbiguousName { .. } => "T16",
+            Error::SizeWithoutData { typeflag: b'1', .. } => "L10",
+            Error::SizeWithoutData { .. } => "T15",
+            Error::AmbiguousPrefix { .. } => "T29",
+            Error::PaxRecord { .. } | Error::PaxValue { .. } => "T19",
+            Error::PaxNul { .. } => "T20",
+            Error::SparseMap { .. } => "T26",
+            Error::SymlinkTarget { .. } => "S1",
+            Error::XattrTooLarge { .. } => "M21",
+            Error::Limit { which, .. } => match which {
+                Limit::Entries => "B2",
+                Limit::ExtensionHeaders => "B4",
+                Limit::PathBytes | Limit::Depth => "B5",
+                Limit::SparseRegions => "B6",
+                _ => "B3",
+            },
         }
     }
 }
@@ -220,7 +283,8 @@ impl Error {
 impl From<Error> for error::Error {
     fn from(err: Error) -> Self {
         let kind = if matches!(err, Error::Limit { .. }) { ErrorKind::Limit } else { ErrorKind::Malformed };
-        let out = error::Error::new(kind, err.to_string()).with_offset(err.at().offset);
+        let out = error::Error::new(kind, format!("{err} ({})", err.rule())).with_offset(err.at().offset);
+        let out = if let Error::Limit { which, .. } = &err { out.with_hint(which.advice()) } else { out };
         if err.at().entry.is_empty() { out } else { out.with_entry(&err.at().entry) }
     }
 }

@@ -44,6 +44,13 @@ impl Header {
             version.copy_from_slice(b"00");
         }
         place.entry = until_nul(&raw.as_old().name).to_vec();
+        let (magic, prefix) =
+            (block.get(257..265).unwrap_or_default(), until_nul(block.get(345..500).unwrap_or_default()));
+        // libarchive looks at five letters, GNU tar and Go at what follows them as well.
+        let known = magic.starts_with(b"ustar\0") || magic == b"ustar  \0" || !magic.starts_with(b"ustar");
+        if !known && !prefix.is_empty() {
+            return Err(Error::AmbiguousPrefix { at: place, magic: magic.to_vec(), prefix: prefix.to_vec() });
+        }
         Ok(Header { raw, place })
     }
 
@@ -58,8 +65,16 @@ impl Header {
     }
 
     /// Decodes the size; negative sizes are refused whatever the type (T27).
+    ///
+    /// Digits behind a leading NUL are refused: bsdtar and Python read nothing there, GNU tar and Go the number, and what
+    /// follows the header is data to the one and an entry to the other.
     pub(super) fn size(&self) -> Result<i128, Error> {
-        self.non_negative("size", &self.raw.as_old().size, i64::MAX.into())
+        let raw = &self.raw.as_old().size;
+        let found = self.non_negative("size", raw, i64::MAX.into())?;
+        if raw.first() == Some(&0) && found != 0 {
+            return Err(Error::NotANumber { at: self.place.clone(), field: "size", found: raw.to_vec() });
+        }
+        Ok(found)
     }
 
     /// Decodes the mode, keeping the permission bits only (M3).
@@ -172,4 +187,10 @@ impl Header {
 /// Cuts a C string at its first NUL.
 pub(super) fn until_nul(raw: &[u8]) -> &[u8] {
     raw.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+/// Takes the name of a GNU `L` or `K` body, cut at its first NUL (T13); an empty one says nothing.
+pub(super) fn long(body: &[u8]) -> Option<Vec<u8>> {
+    let name = until_nul(body);
+    (!name.is_empty()).then(|| name.to_vec())
 }

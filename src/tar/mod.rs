@@ -54,8 +54,9 @@ use ::tar::GnuExtSparseHeader;
 pub use entry::{Entry, EntryKind, Oddity, Region, Timestamp};
 pub use error::{Error, Place};
 
-use crate::policy::Limits;
-use header::{Header, until_nul};
+use crate::policy::{Limit, Limits};
+use header::{Header, long};
+use number::{MAX_MAJOR, MAX_MINOR, id, ranged, small};
 use pax::Pax;
 use sparse::{MapText, PaxMap, RawRegion};
 
@@ -64,13 +65,6 @@ const BLOCK: usize = 512;
 
 /// The longest symlink target that Linux stores, in bytes (S1).
 const MAX_SYMLINK_TARGET: usize = 4095;
-
-/// The largest owner or group; the next number means "unchanged" to chown (M5, CVE-2024-40635).
-const MAX_ID: i128 = u32::MAX as i128 - 1;
-
-/// The largest device numbers that `makedev` keeps on Linux (M6).
-const MAX_MAJOR: i128 = 4_095;
-const MAX_MINOR: i128 = 1_048_575;
 
 /// Oddities kept for a caller that does not fetch them; further ones are dropped, so that memory stays bounded.
 const MAX_PENDING_ODDITIES: usize = 1024;
@@ -145,6 +139,7 @@ pub struct Parser {
     pending: Pending,
     entries: u64,
     oddities: Vec<Oddity>,
+    notes: bool,
     failed: Option<Error>,
 }
 
@@ -158,8 +153,15 @@ impl Parser {
             pending: Pending::default(),
             entries: 0,
             oddities: Vec::new(),
+            notes: false,
             failed: None,
         }
+    }
+
+    /// Also reports as oddities what is customary or read in one way here, and differently or not at all elsewhere.
+    pub fn with_notes(mut self) -> Parser {
+        self.notes = true;
+        self
     }
 
     /// Takes the next block that is not data of an entry.
@@ -177,14 +179,23 @@ impl Parser {
     pub fn finish(&mut self) -> Result<(), Error> {
         self.sticky(|parser| {
             let inside = match &parser.state {
-                State::Header => return parser.nothing_pending("the end of the stream"),
-                State::ZeroSeen | State::End => return Ok(()),
+                State::Header => {
+                    parser.nothing_pending("the end of the stream")?;
+                    return parser.unmarked_end("the archive ends without zero blocks");
+                }
+                State::ZeroSeen => return parser.unmarked_end("the archive ends with one zero block instead of two"),
+                State::End => return Ok(()),
                 State::Extension(_) => "an extension header",
                 State::OldSparse(..) | State::PaxMap(..) => "a sparse map",
                 State::Dumpdir(..) => "a directory list",
             };
             Err(Error::Truncated { at: Place { offset: parser.offset, entry: Vec::new() }, inside })
         })
+    }
+
+    fn unmarked_end(&mut self, how: &str) -> Result<(), Error> {
+        self.note("no-end-blocks", &Place { offset: self.offset, entry: Vec::new() }, how);
+        Ok(())
     }
 
     /// Makes the error for a stream that ended within the block expected next (T3).
@@ -286,6 +297,13 @@ impl Parser {
         }
     }
 
+    /// Reports what only [`Parser::with_notes`] asks for.
+    fn note(&mut self, code: &'static str, place: &Place, detail: &str) {
+        if self.notes {
+            self.oddity(code, place, detail.to_owned());
+        }
+    }
+
     fn header(&mut self, header: Header) -> Result<Step, Error> {
         match header.typeflag() {
             kind @ (b'x' | b'X' | b'g' | b'L' | b'K') => self.begin_extension(kind, &header),
@@ -305,17 +323,17 @@ impl Parser {
     fn begin_extension(&mut self, kind: u8, header: &Header) -> Result<Step, Error> {
         let place = header.place().clone();
         let size = header.size()?;
-        let over = |what, found, limit| Err(Error::Limit { at: place.clone(), what, found, limit });
+        let over = |which, found, limit| Err(Error::Limit { at: place.clone(), which, found, limit });
 
         self.pending.headers = self.pending.headers.saturating_add(1);
         if self.pending.headers > self.limits.max_extension_headers {
             let limit = self.limits.max_extension_headers.into();
-            return over("extension headers before one entry", self.pending.headers.into(), limit);
+            return over(Limit::ExtensionHeaders, self.pending.headers.into(), limit);
         }
         let total = size.saturating_add(self.pending.bytes.into());
         match u64::try_from(total) {
             Ok(bytes) if bytes <= self.limits.max_metadata_bytes => self.pending.bytes = bytes,
-            _ => return over("bytes of extension headers before one entry", total, self.limits.max_metadata_bytes),
+            _ => return over(Limit::MetadataBytes, total, self.limits.max_metadata_bytes),
         }
         if let (b'x' | b'X', &Some((first, _))) = (kind, &self.pending.pax) {
             return Err(Error::SecondPaxHeader { at: place, first });
@@ -343,7 +361,12 @@ impl Parser {
             }
             b'L' => self.pending.long_name = long(&ext.body),
             b'K' => self.pending.long_link = long(&ext.body),
-            _ => self.pending.pax = Some((ext.place.offset, pax::parse(&ext.body, &ext.place, &self.limits)?)),
+            kind => {
+                if kind == b'X' {
+                    self.note("solaris-header", &ext.place, "a PAX header of type X");
+                }
+                self.pending.pax = Some((ext.place.offset, pax::parse(&ext.body, &ext.place, &self.limits)?));
+            }
         }
         Ok(Step::More)
     }
@@ -365,7 +388,7 @@ impl Parser {
         self.entries = self.entries.saturating_add(1);
         if self.entries > self.limits.max_entries {
             let (found, limit) = (self.entries.into(), self.limits.max_entries);
-            return Err(Error::Limit { at: place, what: "entries", found, limit });
+            return Err(Error::Limit { at: place, which: Limit::Entries, found, limit });
         }
 
         // The header's size is decoded even where PAX overrides it (T15), so that a negative one never passes (T27).
@@ -375,6 +398,9 @@ impl Parser {
 
         if !pax.not_applied.is_empty() {
             self.oddity("pax-key-not-applied", &place, pax::join(&pax.not_applied));
+        }
+        if !pax.libarchive_only.is_empty() {
+            self.note("libarchive-xattr", &place, &pax::join(&pax.libarchive_only));
         }
         let mut entry = Box::new(Entry {
             offset,
@@ -396,22 +422,32 @@ impl Parser {
             }
             return self.pax_sparse(entry, sparse, size, place);
         }
+        // A size in the header itself is customary and means nothing (L10, T27); one from PAX is there to be believed, and
+        // bsdtar does for all of these types.
+        if pax.size.is_some() && size != 0 && matches!(typeflag, b'1'..=b'6') {
+            return Err(Error::SizeWithoutData { at: place, typeflag, found: size });
+        }
         match typeflag {
             // Old archives mark directories by a trailing slash only (T9). Without data both types agree; with a size,
             // type NUL stays a directory without data, as Go and libarchive have it, and type 0 a file.
             0 if is_dir_by_name => self.without_data(entry, EntryKind::Directory, size, &place),
-            b'0' if is_dir_by_name && size == 0 => self.without_data(entry, EntryKind::Directory, 0, &place),
+            b'0' if is_dir_by_name && size == 0 => {
+                self.note("slash-directory", &place, "a regular file of no bytes whose name ends in a slash");
+                self.without_data(entry, EntryKind::Directory, 0, &place)
+            }
             0 | b'0' | b'7' => {
+                if typeflag == b'7' {
+                    self.note("contiguous-file", &place, "entry type 7");
+                }
                 entry.kind = EntryKind::File { size, sparse: None };
                 entry.stored = size;
                 self.deliver(entry)
             }
             b'1' => {
-                // A size in the header itself is customary and means nothing (L10).
-                if pax.size.is_some() && size != 0 {
-                    return Err(Error::LinkWithSize { at: place, found: size });
-                }
                 let target = link();
+                if header_size != 0 {
+                    self.note("link-size", &place, &format!("the header states {header_size} bytes"));
+                }
                 self.check_path(&target, &place)?;
                 self.without_data(entry, EntryKind::HardLink { target }, 0, &place)
             }
@@ -436,6 +472,7 @@ impl Parser {
             b'6' => self.without_data(entry, EntryKind::Fifo, size, &place),
             // GNU's incremental dumps list the directory's content in its data, which is no file content.
             b'D' => {
+                self.note("dumpdir", &place, "entry type D");
                 let left = self.padded(size.into(), &place)?;
                 self.dumpdir(entry, left)
             }
@@ -444,6 +481,7 @@ impl Parser {
                     let problem = "its header has no GNU magic";
                     return Err(Error::SparseCarrier { at: place, found: typeflag, problem });
                 };
+                self.note("gnu-sparse", &place, "entry type S");
                 let real_size = ranged(header.real_size(gnu)?, "sparse real size", i64::MAX.into(), &place)?;
                 entry.stored = size;
                 let mut regions = Vec::new();
@@ -517,17 +555,17 @@ impl Parser {
 
     /// Checks length and depth of a name (B5).
     fn check_path(&self, path: &[u8], place: &Place) -> Result<(), Error> {
-        let over = |what, found: usize, limit: usize| {
+        let over = |which, found: usize, limit: usize| {
             let mut at = place.clone();
             at.entry.truncate(256);
-            Err(Error::Limit { at, what, found: found as i128, limit: limit as u64 })
+            Err(Error::Limit { at, which, found: found as i128, limit: limit as u64 })
         };
         if path.len() > self.limits.max_path_bytes {
-            return over("bytes of a path", path.len(), self.limits.max_path_bytes);
+            return over(Limit::PathBytes, path.len(), self.limits.max_path_bytes);
         }
         let depth = path.split(|&b| b == b'/').filter(|c| !c.is_empty() && c != b".").count();
         if depth > self.limits.max_depth {
-            return over("components of a path", depth, self.limits.max_depth);
+            return over(Limit::Depth, depth, self.limits.max_depth);
         }
         Ok(())
     }
@@ -543,12 +581,6 @@ fn is_zero(block: &[u8; BLOCK]) -> bool {
     block.iter().all(|&b| b == 0)
 }
 
-/// Takes the name of a GNU `L` or `K` body, cut at its first NUL (T13); an empty one says nothing.
-fn long(body: &[u8]) -> Option<Vec<u8>> {
-    let name = until_nul(body);
-    (!name.is_empty()).then(|| name.to_vec())
-}
-
 /// Picks the name that an extension header gives; two kinds of them are ambiguous.
 fn one_name(
     key: &'static str,
@@ -560,22 +592,4 @@ fn one_name(
         (Some(pax), Some(gnu)) => Err(Error::AmbiguousName { at: at.clone(), key, pax, gnu }),
         (pax, gnu) => Ok(pax.or(gnu)),
     }
-}
-
-fn ranged(found: i128, field: &'static str, max: i128, at: &Place) -> Result<u64, Error> {
-    match u64::try_from(found) {
-        Ok(value) if found <= max => Ok(value),
-        _ => Err(Error::OutOfRange { at: at.clone(), field, found, max }),
-    }
-}
-
-fn small(found: i128, field: &'static str, max: i128, at: &Place) -> Result<u32, Error> {
-    match u32::try_from(found) {
-        Ok(value) if found <= max => Ok(value),
-        _ => Err(Error::OutOfRange { at: at.clone(), field, found, max }),
-    }
-}
-
-fn id(found: i128, field: &'static str, at: &Place) -> Result<u32, Error> {
-    small(found, field, MAX_ID, at)
 }

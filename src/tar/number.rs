@@ -1,10 +1,19 @@
 //! Numbers of tar headers and PAX records, checked digit by digit.
 //!
 //! Owns: octal and base-256 header fields over their full width, PAX decimals, PAX times. Refuses to know: what a
-//! number is for; its caller checks the range. Invariant: nothing wraps and nothing is cut off — a number that does
+//! number is for; its caller names the range. Invariant: nothing wraps and nothing is cut off — a number that does
 //! not fit `i128` is reported as `i128::MAX`, which no caller accepts.
 
 use super::Timestamp;
+use super::error::{Error, Place};
+
+/// The largest owner or group; the next number means "unchanged" to chown (M5, CVE-2024-40635).
+const MAX_ID: i128 = u32::MAX as i128 - 1;
+
+/// The largest device numbers that `makedev` keeps on Linux (M6).
+pub(super) const MAX_MAJOR: i128 = 4_095;
+/// See [`MAX_MAJOR`].
+pub(super) const MAX_MINOR: i128 = 1_048_575;
 
 /// Decodes a header field: octal digits, or base-256 when the top bit of the first byte is set.
 ///
@@ -84,4 +93,25 @@ pub(super) fn whole_seconds(seconds: i128) -> Timestamp {
 
 fn saturated(seconds: i128) -> Timestamp {
     Timestamp { seconds: if seconds < 0 { i64::MIN } else { i64::MAX }, nanos: 0 }
+}
+
+/// Checks that a number lies between 0 and `max`.
+pub(super) fn ranged(found: i128, field: &'static str, max: i128, at: &Place) -> Result<u64, Error> {
+    match u64::try_from(found) {
+        Ok(value) if found <= max => Ok(value),
+        _ => Err(Error::OutOfRange { at: at.clone(), field, found, max }),
+    }
+}
+
+/// Checks that a number of 32 bits lies between 0 and `max`.
+pub(super) fn small(found: i128, field: &'static str, max: i128, at: &Place) -> Result<u32, Error> {
+    match u32::try_from(found) {
+        Ok(value) if found <= max => Ok(value),
+        _ => Err(Error::OutOfRange { at: at.clone(), field, found, max }),
+    }
+}
+
+/// Checks an owner or group.
+pub(super) fn id(found: i128, field: &'static str, at: &Place) -> Result<u32, Error> {
+    small(found, field, MAX_ID, at)
 }

@@ -10,13 +10,17 @@ use std::collections::HashMap;
 use super::error::{Error, Place};
 use super::sparse::PaxSparse;
 use super::{Timestamp, number};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 
 /// Keys that carry metadata which unply knowingly does not apply (M14).
 const NOT_APPLIED: [&[u8]; 4] = [b"RHT.security.selinux", b"SCHILY.acl.", b"SCHILY.fflags", b"LIBARCHIVE.symlinktype"];
 
 /// Names of keys that a message lists at most.
 const MAX_LISTED_KEYS: usize = 8;
+
+/// What Linux stores of an xattr at most, in bytes: `XATTR_NAME_MAX` and `XATTR_SIZE_MAX` (M21).
+const MAX_XATTR_NAME: usize = 255;
+const MAX_XATTR_VALUE: usize = 65_536;
 
 /// Bytes of a key or value that an error keeps.
 const MAX_EXCERPT: usize = 128;
@@ -35,6 +39,8 @@ pub(super) struct Pax {
     pub(super) sparse: Option<PaxSparse>,
     /// Keys known and not applied, for a warning.
     pub(super) not_applied: Vec<Vec<u8>>,
+    /// Xattrs that only libarchive's key gives, at most a handful.
+    pub(super) libarchive_only: Vec<Vec<u8>>,
 }
 
 /// One record: where it begins in the stream, its key and its value.
@@ -156,6 +162,7 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
             b"atime" => pax.atime = time()?,
             key => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    storable(name, record.value, at)?;
                     xattrs.add(name.to_vec(), record.value.to_vec(), Carrier::Schily);
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     let name = url_decode(name);
@@ -163,6 +170,7 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
                         return Err(nul());
                     }
                     let value = base64_decode(record.value).ok_or_else(|| bad("base64"))?;
+                    storable(&name, &value, at)?;
                     xattrs.add(name, value, Carrier::Libarchive);
                 } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
                     let sparse = pax.sparse.get_or_insert_default();
@@ -185,14 +193,27 @@ pub(super) fn parse(body: &[u8], place: &Place, limits: &Limits) -> Result<Pax, 
         let bytes = xattrs.bytes;
         if bytes > limits.max_xattr_bytes {
             let (found, limit) = (bytes as i128, limits.max_xattr_bytes as u64);
-            return Err(Error::Limit { at: at(), what: "bytes of extended attributes", found, limit });
+            return Err(Error::Limit { at: at(), which: Limit::XattrBytes, found, limit });
         }
         if xattrs.list.last().is_some_and(|x| x.0.is_empty()) {
             return Err(bad("a name after the prefix of an extended attribute"));
         }
     }
+    for (name, ..) in xattrs.list.iter().filter(|x| x.2 == Carrier::Libarchive) {
+        list(&mut pax.libarchive_only, name);
+    }
     pax.xattrs = xattrs.list.into_iter().map(|(name, value, _)| (name, value)).collect();
     Ok(pax)
+}
+
+/// Refuses an xattr that no file system of Linux could hold, whatever becomes of it (M21).
+fn storable(name: &[u8], value: &[u8], at: impl FnOnce() -> Place) -> Result<(), Error> {
+    for (part, found, max) in [("name", name.len(), MAX_XATTR_NAME), ("value", value.len(), MAX_XATTR_VALUE)] {
+        if found > max {
+            return Err(Error::XattrTooLarge { at: at(), part, name: excerpt(name), found, max });
+        }
+    }
+    Ok(())
 }
 
 /// Which key family an xattr came with; the later one in this order wins.

@@ -9,7 +9,7 @@ use ::tar::GnuSparseHeader;
 
 use super::error::{Error, Place};
 use super::{BLOCK, Region, number};
-use crate::policy::Limits;
+use crate::policy::{Limit, Limits};
 
 /// Digits of one number in a map; more than 64 bits need, to allow for leading zeros.
 const MAX_DIGITS: usize = 40;
@@ -201,7 +201,7 @@ fn push(regions: &mut Vec<RawRegion>, region: RawRegion, at: &Place, limits: &Li
 fn check_count(found: i128, at: &Place, limits: &Limits) -> Result<(), Error> {
     let limit = limits.max_sparse_regions as u64;
     if found > i128::from(limit) {
-        return Err(Error::Limit { at: at.clone(), what: "regions of a sparse file", found, limit });
+        return Err(Error::Limit { at: at.clone(), which: Limit::SparseRegions, found, limit });
     }
     Ok(())
 }

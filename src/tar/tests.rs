@@ -234,14 +234,14 @@ macro_rules! assert_refused {
 // ---- framing ----
 
 #[test]
-fn t1_one_zero_block_and_t2_none_end_an_archive() {
+fn t01_one_zero_block_and_t02_none_end_an_archive() {
     let a = H::file("a").done();
     assert_eq!(paths(&good(&[a.clone(), vec![0; 512]])), ["a"]);
     assert_eq!(paths(&good(&[a])), ["a"]);
 }
 
 #[test]
-fn t3_a_cut_header_and_a_cut_extension_are_refused() {
+fn t03_a_cut_header_and_a_cut_extension_are_refused() {
     assert_refused!(&[H::file("a").done()[..100].to_vec()], Error::Truncated { at, .. } if at.offset == 0);
     let cut = pax(&[("path", &"p".repeat(900))]);
     assert_refused!(&[cut[..1024].to_vec()], Error::Truncated { at, .. } if at.offset == 1024);
@@ -251,18 +251,18 @@ fn t3_a_cut_header_and_a_cut_extension_are_refused() {
 }
 
 #[test]
-fn t5_a_second_archive_behind_the_end_is_not_read() {
+fn t05_a_second_archive_behind_the_end_is_not_read() {
     assert_eq!(paths(&good(&[H::file("a").done(), end(), H::file("b").done(), end()])), ["a"]);
 }
 
 #[test]
-fn t6_a_single_zero_block_before_an_entry_is_refused() {
+fn t06_a_single_zero_block_before_an_entry_is_refused() {
     let parts = [H::file("a").done(), vec![0; 512], H::file("b").done(), end()];
     assert_refused!(&parts, Error::ZeroBlock { at } if at.offset == 1024);
 }
 
 #[test]
-fn t7_unsigned_and_signed_checksums_are_right_in_any_spelling() {
+fn t07_unsigned_and_signed_checksums_are_right_in_any_spelling() {
     let h = H::file("\u{e9}\u{e8}");
     let signed: i32 =
         h.0.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { 32 } else { i32::from(b as i8) }).sum();
@@ -278,7 +278,7 @@ fn t7_unsigned_and_signed_checksums_are_right_in_any_spelling() {
 }
 
 #[test]
-fn t8_a_wrong_checksum_is_refused() {
+fn t08_a_wrong_checksum_is_refused() {
     let mut bad = H::file("b").done();
     bad[0] = b'c';
     let sum = H::file("c").sum();
@@ -309,7 +309,7 @@ fn offset_counts_data_and_padding() {
 // ---- types ----
 
 #[test]
-fn t9_a_trailing_slash_makes_a_directory_of_types_nul_and_0() {
+fn t09_a_trailing_slash_makes_a_directory_of_types_nul_and_0() {
     assert_eq!(one(&[H::new(0, "d/").v7().done()]).kind, EntryKind::Directory);
     let dir = one(&[H::file("d/").done()]);
     assert_eq!((dir.kind, dir.mode), (EntryKind::Directory, 0o644));
@@ -434,7 +434,7 @@ fn t29_only_posix_headers_have_a_prefix() {
 }
 
 #[test]
-fn b5_long_and_deep_paths_are_over_a_limit() {
+fn b05_long_and_deep_paths_are_over_a_limit() {
     let (fits, long) = ("a".repeat(65_536), "a".repeat(65_537));
     assert_eq!(one(&[pax(&[("path", &fits)]), H::file("x").done()]).path.len(), 65_536);
     let err = assert_refused!(&[pax(&[("path", &long)]), H::file("x").done()], Error::Limit { limit: 65_536, .. });
@@ -449,7 +449,7 @@ fn b5_long_and_deep_paths_are_over_a_limit() {
 }
 
 #[test]
-fn s1_symlink_targets_have_1_to_4095_bytes() {
+fn s01_symlink_targets_have_1_to_4095_bytes() {
     assert_refused!(&[H::new(b'2', "l").done()], Error::SymlinkTarget { found: 0, .. });
     let target = |n: usize| [long_name(b'K', &vec![b't'; n]), H::new(b'2', "l").gnu().link("t").done()];
     assert_eq!(one(&target(4095)).kind, EntryKind::Symlink { target: vec![b't'; 4095] });
@@ -494,12 +494,12 @@ fn base256_fields_use_all_their_bytes() {
 }
 
 #[test]
-fn m3_type_bits_of_the_mode_are_dropped() {
+fn m03_type_bits_of_the_mode_are_dropped() {
     assert_eq!(one(&[H::file("a").octal(100, 8, 0o106755).done()]).mode, 0o6755);
 }
 
 #[test]
-fn m4_m5_owners_go_up_to_4294967294_and_no_further() {
+fn m04_m05_owners_go_up_to_4294967294_and_no_further() {
     let base = |v| H::file("a").base256(108, 8, v).base256(116, 8, v).done();
     let top = one(&[base(4_294_967_294)]);
     assert_eq!((top.uid, top.gid), (u32::MAX - 1, u32::MAX - 1));
@@ -519,7 +519,7 @@ fn m4_m5_owners_go_up_to_4294967294_and_no_further() {
 }
 
 #[test]
-fn m6_device_numbers_that_makedev_would_cut_are_refused() {
+fn m06_device_numbers_that_makedev_would_cut_are_refused() {
     let dev = |major, minor| [H::new(b'4', "b").octal(329, 8, major).octal(337, 8, minor).done()];
     assert_refused!(&dev(4096, 0), Error::OutOfRange { field: "device major", found: 4096, max: 4095, .. });
     assert_refused!(&dev(0, 1_048_576), Error::OutOfRange { field: "device minor", .. });
@@ -530,7 +530,7 @@ fn m6_device_numbers_that_makedev_would_cut_are_refused() {
 }
 
 #[test]
-fn m8_m9_times_are_exact_and_saturate() {
+fn m08_m09_times_are_exact_and_saturate() {
     let time = |v: &str| one(&[pax(&[("mtime", v), ("atime", v), ("ctime", "rubbish")]), H::file("a").done()]);
     for (text, seconds, nanos) in [
         ("1234567890.123456789", 1_234_567_890, 123_456_789),
@@ -596,7 +596,7 @@ fn l10_a_hard_link_has_no_data_and_a_pax_size_on_it_is_refused() {
         let entries = good(&[link.size(5).done(), H::file("b").done()]);
         assert_eq!(paths(&entries), ["h", "b"]);
     }
-    assert_refused!(&[pax(&[("size", "5")]), link.clone().with(b"12345")], Error::LinkWithSize { found: 5, .. });
+    assert_refused!(&[pax(&[("size", "5")]), link.clone().with(b"12345")], Error::SizeWithoutData { found: 5, .. });
     assert_eq!(good(&[pax(&[("size", "0")]), link.size(5).done(), H::file("b").done()]).len(), 2);
 }
 
@@ -801,7 +801,7 @@ fn limit(limits: &Limits, parts: &[Vec<u8>]) -> Error {
 }
 
 #[test]
-fn b2_too_many_entries_are_over_a_limit() {
+fn b02_too_many_entries_are_over_a_limit() {
     let limits = Limits { max_entries: 2, ..Limits::default() };
     let a = || H::file("a").done();
     assert_eq!(run_with(&limits, &[a(), a()].concat()).outcome, Outcome::Done);
@@ -809,7 +809,7 @@ fn b2_too_many_entries_are_over_a_limit() {
 }
 
 #[test]
-fn b3_metadata_of_one_entry_is_bounded_before_it_is_read() {
+fn b03_metadata_of_one_entry_is_bounded_before_it_is_read() {
     let big = |kind: u8, size: u64| H::new(kind, "x").gnu().size(size).done();
     for kind in [b'x', b'g', b'L', b'K', b'X'] {
         limit(&Limits::default(), &[big(kind, (1 << 20) + 1)]);
@@ -824,7 +824,7 @@ fn b3_metadata_of_one_entry_is_bounded_before_it_is_read() {
 }
 
 #[test]
-fn b4_chains_of_extension_headers_are_bounded() {
+fn b04_chains_of_extension_headers_are_bounded() {
     let chain = |n: usize| [vec![global(&[]); n].concat(), H::file("a").done()];
     assert_eq!(good(&chain(16)).len(), 1);
     limit(&Limits::default(), &chain(17));
@@ -833,7 +833,7 @@ fn b4_chains_of_extension_headers_are_bounded() {
 }
 
 #[test]
-fn b6_sparse_regions_are_bounded_in_every_format() {
+fn b06_sparse_regions_are_bounded_in_every_format() {
     let limits = Limits { max_sparse_regions: 3, ..Limits::default() };
     let map = "0,0,1,0,2,0,3,0";
     limit(&limits, &[pax(&[("GNU.sparse.size", "9"), ("GNU.sparse.map", map)]), H::file("a").done()]);
@@ -1030,7 +1030,7 @@ fn errors_carry_kind_entry_offset_and_values() {
     let err = refused(&[H::file("ok").done(), H::file("evil\n").base256(108, 8, 1 << 32).done()]);
     let err = crate::error::Error::from(err);
     assert_eq!(err.kind(), ErrorKind::Malformed);
-    assert_eq!(err.to_string(), "entry \"evil\\n\" at offset 512: uid is 4294967296, expected 0 to 4294967294");
+    assert_eq!(err.to_string(), "entry \"evil\\n\" at offset 512: uid is 4294967296, expected 0 to 4294967294 (M5)");
 }
 
 // ---- robustness ----
@@ -1221,7 +1221,8 @@ const TARS: &[(&str, Expect)] = {
         ("libarchive/test_read_format_tar_pax_negative_time.tar", Ok(1)),
         ("libarchive/test_read_format_tar_pax_sun_holesdata.tar", Ok(1)),
         ("libarchive/test_read_format_tar_pax_timestamps.tar", Err("PaxValue")),
-        ("libarchive/test_read_format_tar_timestamp_overflow.tar", Ok(1)),
+        // A size with NULs before its digits: Go reads 14, libarchive and Python read 0.
+        ("libarchive/test_read_format_tar_timestamp_overflow.tar", Err("NotANumber")),
         ("libarchive/test_read_format_ustar_filename_cp866.tar", Ok(2)),
         ("libarchive/test_read_format_ustar_filename_eucjp.tar", Ok(2)),
         ("libarchive/test_read_format_ustar_filename_koi8r.tar", Ok(2)),

@@ -4,71 +4,85 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use crate::cancel::CancelToken;
 use crate::digest::{Algorithm, BlobDigest, DiffId, Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result, from_io};
 use crate::image::{ArchiveStream, Collected, Member};
 use crate::store::{Claim, Staging};
-use crate::stream::Expected;
+use crate::stream::{Expected, StreamReport};
 
-use super::layer::{Bench, Laid};
-use super::pull::{Pull, Pulled};
+use super::layer::{Bench, Laid, Place};
+use super::pull::{Pull, Pulled, place_of};
 use super::{Event, Events};
 
 /// Bytes handed over at a time, and how many pieces may wait: 1 MiB in all.
 const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 
-/// A member that was unpacked, or could not be.
-pub(super) struct Passed<P> {
-    pub result: Result<(P, Laid)>,
+/// A member that was worked on, or could not be.
+pub(crate) struct Passed<T> {
+    pub(crate) result: Result<T>,
     /// Digest of the member as it was, where its name does not promise one.
-    raw: Option<Digest>,
+    pub(crate) raw: Option<Digest>,
 }
 
-impl<P> Passed<P> {
-    /// Gives the error of a bad member its right kind now that the manifest is known.
-    pub(super) fn judged(self, expected: &Expected) -> Result<(P, Laid)> {
-        let error = match self.result {
-            Ok(good) => return Ok(good),
-            Err(e) => e,
-        };
-        let Some(raw) = self.raw.filter(|_| error.kind() == ErrorKind::Malformed) else { return Err(error) };
-        let wrong_blob = expected.digest.is_some_and(|d| d.0 != raw);
-        // Without a blob digest the member is most likely the plain tar itself.
-        let wrong_tar = expected.digest.is_none() && expected.diff_id.is_some_and(|d| d.0 != raw);
-        Err(if wrong_blob || wrong_tar {
-            error.reclassified(ErrorKind::Integrity, format_args!("digest differs: found {raw}"))
-        } else {
-            error
-        })
-    }
-
-    fn outcome(&self) -> Option<&Error> {
-        self.result.as_ref().err()
+impl<T> Passed<T> {
+    /// Returns what was done, or why not, now that the manifest is known.
+    pub(super) fn judged(self, expected: &Expected) -> Result<T> {
+        self.result.map_err(|e| judge(self.raw, e, expected))
     }
 }
 
-/// Unpacks the layer-like members of `stream`; `place` makes a place for each and says where its three parts go.
+/// Gives the error of a bad member, whose bytes have the digest `raw`, its right kind now that the manifest is known.
+pub(crate) fn judge(raw: Option<Digest>, error: Error, expected: &Expected) -> Error {
+    let Some(raw) = raw.filter(|_| error.kind() == ErrorKind::Malformed) else { return error };
+    let wrong_blob = expected.digest.is_some_and(|d| d.0 != raw);
+    // Without a blob digest the member is most likely the plain tar itself.
+    let wrong_tar = expected.digest.is_none() && expected.diff_id.is_some_and(|d| d.0 != raw);
+    if wrong_blob || wrong_tar {
+        error.reclassified(ErrorKind::Integrity, format_args!("digest differs: found {raw}"))
+    } else {
+        error
+    }
+}
+
+/// Unpacks the layer-like members of `stream`; `make` makes room for each and `place` says where its parts are.
 pub(super) fn read_stream<P: Sync>(
     bench: &Bench<'_>,
     stream: ArchiveStream,
-    place: &dyn Fn(usize) -> Result<P>,
-    paths: &(dyn Fn(&P) -> [std::path::PathBuf; 3] + Sync),
-) -> Result<Collected<Passed<P>>> {
+    make: &dyn Fn(usize) -> Result<P>,
+    place: &(dyn Fn(&P) -> Place + Sync),
+) -> Result<Collected<Passed<(P, Laid)>>> {
+    each_layer(stream, &bench.options.cancel, make, &|at, here, expected, blob| {
+        bench.lay(at, blob, expected, &place(here))
+    })
+}
+
+/// What is done with a member: its number, what `prepare` made for it, what it must be, its bytes.
+type Work<'a, P, T> = &'a (dyn Fn(usize, &P, Expected, Box<dyn Read + Send>) -> Result<T> + Sync);
+
+/// Runs `work` on every member of `stream` that may be a layer, each on a thread of its own; a failure of the member is
+/// kept, because the image may not need it.
+///
+/// # Errors
+/// Those of the archive and of `prepare`, and what `work` fails with that is not the member's fault.
+pub(crate) fn each_layer<P: Sync, T: Send>(
+    stream: ArchiveStream,
+    cancel: &CancelToken,
+    prepare: &dyn Fn(usize) -> Result<P>,
+    work: Work<'_, P, T>,
+) -> Result<Collected<Passed<(P, T)>>> {
     let mut index = 0;
     stream.read(|member| {
-        bench.options.cancel.check()?;
+        cancel.check()?;
         let at = index;
         index += 1;
         let expected = Expected { digest: digest_in_name(&member.name), size: Some(member.size), diff_id: None };
         let mut hasher = expected.digest.is_none().then(|| Hasher::new(Algorithm::Sha256));
-        let here = place(at)?;
-        let result = feed(member, hasher.as_mut(), |blob| {
-            let [tree, stash, journal] = paths(&here);
-            bench.lay(at, blob, expected.clone(), &tree, &stash, &journal)
-        })?;
+        let here = prepare(at)?;
+        let result = feed(member, hasher.as_mut(), |blob| work(at, &here, expected.clone(), blob))?;
         let result = match result {
-            Ok(laid) => Ok((here, laid)),
+            Ok(done) => Ok((here, done)),
             // The run itself failed, not the member.
             Err(e)
                 if !matches!(
@@ -85,9 +99,9 @@ pub(super) fn read_stream<P: Sync>(
 }
 
 /// Warns of members that are damaged and not needed.
-pub(super) fn warn_unused<P>(collected: &Collected<Passed<P>>, events: Events<'_>) {
+pub(super) fn warn_unused<T>(collected: &Collected<Passed<T>>, events: Events<'_>) {
     for (at, (name, passed)) in collected.tokens.iter().enumerate() {
-        if let Some(e) = passed.outcome()
+        if let Err(e) = &passed.result
             && !collected.layers.contains(&at)
         {
             let warning = crate::apply::Warning::new(
@@ -101,39 +115,37 @@ pub(super) fn warn_unused<P>(collected: &Collected<Passed<P>>, events: Events<'_
 }
 
 /// Returns what layer `at` of the image was promised to be.
-pub(super) fn expected_of<P>(collected: &Collected<Passed<P>>, at: usize) -> Expected {
+pub(crate) fn expected_of<T>(collected: &Collected<Passed<T>>, at: usize) -> Expected {
     let layer = &collected.image.layers[at];
     Expected { digest: layer.digest, size: layer.size, diff_id: layer.diff_id }
 }
 
 /// Checks a report that was made before anything was promised.
-pub(super) fn check(laid: &Laid, expected: &Expected) -> Result<()> {
+pub(crate) fn check(report: &StreamReport, expected: &Expected) -> Result<()> {
     let differs = |what: &str, want: String, found: String| {
         Err(Error::new(ErrorKind::Integrity, format!("{what} differs: expected {want}, found {found}"))
-            .with_layer(laid.report.digest))
+            .with_layer(report.digest))
     };
     match expected {
-        Expected { digest: Some(want), .. } if *want != laid.report.digest => {
-            differs("digest", want.to_string(), laid.report.digest.to_string())
+        Expected { digest: Some(want), .. } if *want != report.digest => {
+            differs("digest", want.to_string(), report.digest.to_string())
         }
-        Expected { size: Some(want), .. } if *want != laid.report.compressed_bytes => {
-            differs("size in bytes", want.to_string(), laid.report.compressed_bytes.to_string())
+        Expected { size: Some(want), .. } if *want != report.compressed_bytes => {
+            differs("size in bytes", want.to_string(), report.compressed_bytes.to_string())
         }
-        Expected { diff_id: Some(want), .. } if *want != laid.report.diff_id => {
-            differs("diff_id", want.to_string(), laid.report.diff_id.to_string())
+        Expected { diff_id: Some(want), .. } if *want != report.diff_id => {
+            differs("diff_id", want.to_string(), report.diff_id.to_string())
         }
         _ => Ok(()),
     }
 }
 
 pub(super) fn pull_stream(pull: Pull<'_>, stream: ArchiveStream) -> Result<Pulled> {
-    let place = |_| pull.store.stage();
-    let paths = |s: &Staging| [s.tree_path().to_path_buf(), s.stash_path(), s.journal_path()];
-    let collected = read_stream(&pull.bench, stream, &place, &paths)?;
+    let collected = read_stream(&pull.bench, stream, &|_| pull.store.stage(), &place_of)?;
     warn_unused(&collected, pull.bench.events);
     let expected: Vec<Expected> = (0..collected.image.layers.len()).map(|at| expected_of(&collected, at)).collect();
     let Collected { image, layers, tokens } = collected;
-    let mut tokens: Vec<Option<Passed<Staging>>> = tokens.into_iter().map(|(_, t)| Some(t)).collect();
+    let mut tokens: Vec<Option<Passed<(Staging, Laid)>>> = tokens.into_iter().map(|(_, t)| Some(t)).collect();
     let mut seconds: HashMap<DiffId, f64> = HashMap::new();
     let mut group = Vec::new();
     let mut locks = Vec::new();

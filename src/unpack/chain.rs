@@ -1,7 +1,6 @@
 //! Layers of a store stacked into a chain, with the fix-ups that they need.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::apply::{LayerFacts, RootMeta, Warning};
@@ -10,15 +9,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fixup::{FixupFacts, FixupInput, make_fixup};
 use crate::merge::{ChainView, Layer, Marks};
 use crate::mount::{Attached, MountPlan, Upper};
-use crate::policy::{RootEntry, TreeOptions};
-use crate::root::{Dir, Meta, NodeMeta};
+use crate::policy::{Limits, RootEntry, TreeOptions, WhiteoutForm};
+use crate::root::{Dir, Meta, NodeMeta, Resolver};
 use crate::store::{
     Base, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
     SnapshotLock, SnapshotRecord, Store,
 };
 use crate::tar::Timestamp;
 
-use super::{Event, Events};
+use super::layer::Place;
+use super::{Event, Events, resolving};
 
 /// A stack of published layers: what a rootfs is mounted from. While it is held, nothing of it is collected.
 #[derive(Debug)]
@@ -53,34 +53,28 @@ pub(super) fn marks(flavour: Flavour) -> Marks {
     Marks { flavour: flavour.xattr, form: flavour.whiteouts }
 }
 
-/// What a fix-up needs of one layer.
-pub(super) struct LayerPlace<'a> {
-    pub tree: Dir,
-    pub stash: &'a Path,
-    pub journal: &'a Path,
-}
-
 /// Computes one fix-up into the empty directory `target`.
 pub(super) fn fix(
-    layer: &LayerPlace<'_>,
+    layer: &Place,
     lower: ChainView,
     flavour: Flavour,
     options: &TreeOptions,
+    limits: &Limits,
     target: &Dir,
     warn: &mut dyn FnMut(Warning),
 ) -> Result<FixupFacts> {
-    let open = || File::open(layer.journal).map_err(|e| Error::io(format!("open {}", layer.journal.display()), e));
     // A layer without a stash never needs one; any directory serves.
-    let stash = if layer.stash.is_dir() { Dir::open(layer.stash)? } else { layer.tree.clone() };
+    let stash = layer.stash()?.unwrap_or_else(|| layer.tree.clone());
     let input = FixupInput {
         lower,
         layer: layer.tree.clone(),
         stash,
-        journal: &open,
+        journal: &|| layer.journal(),
         marks: marks(flavour),
         ownership: flavour.ownership,
         lower_symlinks: options.lower_symlinks,
         skip_devices: flavour.xattr == crate::policy::XattrFlavour::User,
+        limits,
     };
     make_fixup(&input, target, &mut |name, place| {
         let place = crate::error::escape(place);
@@ -108,15 +102,19 @@ pub(super) fn root_node(meta: &RootMeta) -> NodeMeta {
 }
 
 impl Chain {
-    /// Stacks the layers of an image that are all in the store, making the fix-ups that are missing.
+    /// Stacks the layers of an image that are all in the store, making the fix-ups that are missing within `limits`.
+    #[expect(clippy::too_many_arguments, reason = "a chain is all of these")]
     pub(super) fn build(
         store: &Store,
         pin: Pin,
         image_id: ImageId,
         layers: Vec<LayerRef>,
         options: &TreeOptions,
+        limits: &Limits,
+        resolver: Option<Resolver>,
         events: Events<'_>,
     ) -> Result<Chain> {
+        let open = |path: &Path| Ok::<_, Error>(resolving(Dir::open(path)?, resolver));
         let diff_ids: Vec<_> = layers.iter().map(LayerRef::diff_id).collect();
         let chain_ids = ChainId::of_layers(&diff_ids);
         let mut stack: Vec<Stacked> = Vec::new();
@@ -135,16 +133,16 @@ impl Chain {
                 let key = FixupKey { chain_id: *chain_id, options: *options };
                 fixup = Some(match store.fixup(&key)? {
                     Some(found) => found,
-                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, events)?,
+                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, limits, &open, events)?,
                 });
             }
             let lower = Lower::Layer(layer.id());
             // One directory may not be stacked twice; the topmost occurrence says all that the lower one does.
             stack.retain(|s| s.lower != lower);
             let path = layer.tree_path().to_path_buf();
-            stack.push(Stacked { lower, dir: Dir::open(&path)?, path });
+            stack.push(Stacked { lower, dir: open(&path)?, path });
             if let Some((id, path)) = fixup.as_ref().and_then(|f| Some((f.id(), f.tree_path()?.to_path_buf()))) {
-                stack.push(Stacked { lower: Lower::Fixup(id), dir: Dir::open(&path)?, path });
+                stack.push(Stacked { lower: Lower::Fixup(id), dir: open(&path)?, path });
             }
         }
         Ok(Chain {
@@ -180,7 +178,7 @@ impl Chain {
 
     /// Returns the plan of a read-only view.
     pub fn view(&self) -> MountPlan {
-        MountPlan::view(self.lowerdirs(), self.store.flavour().xattr, &self.store.empty_dirs())
+        grounded(&self.store, MountPlan::view(self.lowerdirs(), self.store.flavour().xattr, &self.store.empty_dirs()))
     }
 
     /// Makes a writable snapshot under `key` on top of the chain, and takes the right to mount it.
@@ -222,18 +220,19 @@ fn make(
     stack: &[Stacked],
     root: Option<&RootMeta>,
     options: &TreeOptions,
+    limits: &Limits,
+    open: &dyn Fn(&Path) -> Result<Dir>,
     events: Events<'_>,
 ) -> Result<FixupRef> {
     let flavour = store.flavour();
     let staging = store.stage()?;
     let view =
         ChainView::new(stack.iter().rev().map(|s| Layer { dir: s.dir.clone(), marks: Some(marks(flavour)) }).collect());
-    let (stash, journal) = (layer.stash_path(), layer.journal_path());
-    let place = LayerPlace { tree: Dir::open(layer.tree_path())?, stash: &stash, journal: &journal };
-    let target = Dir::open(staging.tree_path())?;
+    let place = Place { tree: open(layer.tree_path())?, meta: open(layer.meta_path())? };
+    let target = staging.tree().clone().with_resolver(place.tree.resolver());
     let name = layer.diff_id().to_string();
     let mut warn = |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
-    let mut facts = fix(&place, view, flavour, options, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
+    let mut facts = fix(&place, view, flavour, options, limits, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
     if let Some(root) = root {
         let keep = |xattr: &[u8]| xattr.starts_with(flavour.xattr.prefix().as_bytes());
         target.apply_meta_self(&root_node(root), flavour.ownership == crate::policy::Ownership::Keep, &keep)?;
@@ -242,6 +241,14 @@ fn make(
     let staging = (facts.nodes > 0).then_some(staging);
     let mut made = store.publish_fixups(pin, vec![(key, staging)])?;
     made.pop().ok_or_else(|| Error::new(crate::error::ErrorKind::Other, "fix-up was not published"))
+}
+
+/// Completes a plan for the whiteouts that the store's layers have.
+fn grounded(store: &Store, plan: MountPlan) -> MountPlan {
+    match store.flavour().whiteouts {
+        WhiteoutForm::Xattr => plan.on_empty_ground(&store.empty_dirs()),
+        WhiteoutForm::CharDevice => plan,
+    }
 }
 
 impl Snapshot {
@@ -276,14 +283,15 @@ impl Snapshot {
         let flavour = self.store.flavour().xattr;
         let empty = self.store.empty_dirs();
         let lowers = self.record.lower_paths(&self.store);
-        match self.record.kind {
+        let plan = match self.record.kind {
             SnapshotKind::Active => {
                 let upper =
                     Upper { upper: self.record.upper_path(&self.store), work: self.record.work_path(&self.store) };
                 MountPlan::writable(lowers, upper, flavour, &empty)
             }
             _ => MountPlan::view(lowers, flavour, &empty),
-        }
+        };
+        grounded(&self.store, plan)
     }
 
     /// Mounts it at `target`.
@@ -307,5 +315,7 @@ pub(super) fn of_record(store: &Store, pin: Pin, record: &ImageRecord, events: E
         })?;
         layers.push(found);
     }
-    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, events)
+    // Whoever pulled the image had limits, and its layers are within them.
+    let limits = Limits { max_layer_memory: u64::MAX, max_depth: usize::MAX, ..Limits::default() };
+    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, &limits, None, events)
 }

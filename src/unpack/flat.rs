@@ -1,10 +1,9 @@
 //! Images into a directory: layers are staged side by side and folded onto each other by renames.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use crate::apply::fold::{FoldOptions, fold};
 use crate::apply::{RootMeta, Warning};
@@ -13,16 +12,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{self, Collected, Image, Reference, Source};
 use crate::merge::{ChainView, Found, Layer, ViewDir};
 use crate::policy::{Ownership, RootEntry};
-use crate::root::{Dir, Kind, LinkOutcome, NodeMeta, ReadLink};
+use crate::root::{Dir, Kind, LazyDir, LinkOutcome, NodeMeta, ReadLink};
 use crate::store::{Flavour, Store};
 use crate::stream::Expected;
 
 use super::archive::{check, expected_of, read_stream, warn_unused};
-use super::chain::{LayerPlace, fix, marks, needs_fixup, root_node};
-use super::layer::{Bench, Laid, warn_mismatch};
+use super::chain::{fix, marks, needs_fixup, root_node};
+use super::layer::{Bench, JOURNAL, Laid, Place, STASH, warn_mismatch};
 use super::pull::stored;
 use super::target::Target;
-use super::{Event, Events, Ids, LayerOutcome, Options, flavour_for, side_by_side};
+use super::{Event, Events, Ids, LayerOutcome, Options, flavour_of, resolving, side_by_side};
+use crate::sys;
+
+/// Name of the tree in the staging.
+const ROOTFS: &[u8] = b"rootfs";
 
 /// A finished unpack.
 #[derive(Debug, Clone)]
@@ -55,9 +58,8 @@ pub fn unpack(
     let source = image::open(reference, &options.open_options())?;
     let work = || -> Result<Unpacked> {
         let target = Target::prepare(dir)?;
-        let flavour = flavour_for(target.staging())?;
-        let flat =
-            Flat { bench: Bench { options, flavour, events, keeps: false, stop: AtomicBool::new(false) }, target };
+        let flavour = flavour_of(sys::probe_store_at(target.staging())?, dir)?;
+        let flat = Flat { bench: Bench::new(options, flavour, events), target };
         match source {
             Source::Image(image) => flat.image(image),
             Source::Stream(stream) => flat.stream(stream),
@@ -69,31 +71,6 @@ pub fn unpack(
 struct Flat<'a> {
     bench: Bench<'a>,
     target: Target,
-}
-
-/// Where one layer is staged.
-struct Place(PathBuf);
-
-impl Place {
-    fn make(staging: &Path, index: usize) -> Result<Place> {
-        let path = staging.join(index.to_string());
-        for dir in [path.clone(), path.join("tree")] {
-            fs::create_dir(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
-        }
-        Ok(Place(path))
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.0.join("tree")
-    }
-
-    fn stash(&self) -> PathBuf {
-        self.0.join("stash")
-    }
-
-    fn journal(&self) -> PathBuf {
-        self.0.join("entries")
-    }
 }
 
 impl Flat<'_> {
@@ -112,9 +89,9 @@ impl Flat<'_> {
             let single = layer.diff_id.is_none();
             let expected =
                 Expected { digest: layer.digest, size: if single { None } else { layer.size }, diff_id: layer.diff_id };
-            let place = Place::make(self.target.staging(), *at)?;
+            let place = self.place(*at)?;
             let blob = image.open_layer(*at)?;
-            let done = self.bench.lay(*at, blob, expected, &place.tree(), &place.stash(), &place.journal())?;
+            let done = self.bench.lay(*at, blob, expected, &place)?;
             warn_mismatch(&layer.media_type, &done.report, self.bench.events);
             laid.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*at, (place, done));
             Ok(())
@@ -136,9 +113,7 @@ impl Flat<'_> {
     }
 
     fn stream(self, stream: crate::image::ArchiveStream) -> Result<Unpacked> {
-        let place = |at| Place::make(self.target.staging(), at);
-        let paths = |p: &Place| [p.tree(), p.stash(), p.journal()];
-        let collected = read_stream(&self.bench, stream, &place, &paths)?;
+        let collected = read_stream(&self.bench, stream, &|at| self.place(at), &Place::clone)?;
         warn_unused(&collected, self.bench.events);
         let expected: Vec<Expected> = (0..collected.image.layers.len()).map(|at| expected_of(&collected, at)).collect();
         let Collected { image, layers: wanted, tokens } = collected;
@@ -149,7 +124,7 @@ impl Flat<'_> {
             match tokens.get_mut(*token).and_then(Option::take) {
                 Some(passed) => {
                     let (place, laid) = passed.judged(expected)?;
-                    check(&laid, expected)?;
+                    check(&laid.report, expected)?;
                     done.insert(*token, at);
                     layers.push((place, laid));
                 }
@@ -168,18 +143,23 @@ impl Flat<'_> {
         self.conclude(&image, layers)
     }
 
+    /// Makes room for one layer in the staging.
+    fn place(&self, number: usize) -> Result<Place> {
+        let meta = self.target.staging().new_dir(number.to_string().as_bytes(), 0o700)?;
+        let tree = meta.new_dir(b"tree", 0o755)?;
+        Ok(Place { tree, meta }.resolving(self.bench.options.resolver))
+    }
+
     fn copy_place(&self, first: &Place, number: usize) -> Result<Place> {
-        let place = Place::make(self.target.staging(), usize::MAX - number)?;
-        let copy = |from: PathBuf, to: PathBuf| -> Result<()> {
-            let view = ChainView::new(vec![Layer { dir: Dir::open(&from)?, marks: None }]);
-            copy_view(&view, &Dir::open(&to)?, true)
-        };
-        copy(first.tree(), place.tree())?;
-        if first.stash().is_dir() {
-            fs::create_dir(place.stash()).map_err(|e| Error::io("create the stash", e))?;
-            copy(first.stash(), place.stash())?;
+        let place = self.place(usize::MAX - number)?;
+        let copy =
+            |from: &Dir, to: &Dir| copy_view(&ChainView::new(vec![Layer { dir: from.clone(), marks: None }]), to, true);
+        copy(&first.tree, &place.tree)?;
+        if let Some(stash) = first.stash()? {
+            copy(&stash, &place.meta.new_dir(STASH, 0o700)?)?;
         }
-        fs::copy(first.journal(), place.journal()).map_err(|e| Error::io("copy the journal", e))?;
+        let mut journal = File::from(place.meta.new_file(JOURNAL)?);
+        std::io::copy(&mut first.journal()?, &mut journal).map_err(|e| Error::io("copy the journal", e))?;
         Ok(place)
     }
 
@@ -203,9 +183,7 @@ impl Flat<'_> {
             (self.bench.events)(Event::LayerDone { index: at, outcome: outcome.clone() });
             outcomes.push(outcome);
         }
-        let root_path = self.target.staging().join("rootfs");
-        fs::create_dir(&root_path).map_err(|e| Error::io(format!("create {}", root_path.display()), e))?;
-        let root = Dir::open(&root_path)?;
+        let root = resolving(self.target.staging().new_dir(ROOTFS, 0o755)?, self.bench.options.resolver);
         crate::apply::finish_root(&root, self.bench.flavour.ownership)?;
         let mut root_meta: Option<RootMeta> = None;
         for (bottom, (place, laid)) in layers.iter().enumerate().map(|(n, l)| (n == 0, l)) {
@@ -218,7 +196,7 @@ impl Flat<'_> {
         if let Some(meta) = root_meta {
             root.apply_meta_self(&root_node(&meta), self.bench.flavour.ownership == Ownership::Keep, &|_| false)?;
         }
-        self.target.publish(&root_path, self.bench.options.durable)?;
+        self.target.publish(ROOTFS, &root, self.bench.options.durable)?;
         Ok(Unpacked {
             ids: Ids { image_id, chain_id: chains.last().copied().unwrap_or_else(ChainId::empty) },
             layers: outcomes,
@@ -228,7 +206,6 @@ impl Flat<'_> {
     fn fold_one(&self, root: &Dir, place: &Place, laid: &Laid, bottom: bool) -> Result<()> {
         let flavour = self.bench.flavour;
         let facts = &laid.facts;
-        let tree = Dir::open(&place.tree())?;
         let options = |has_marks, root_opaque| FoldOptions {
             flavour: flavour.xattr,
             form: flavour.whiteouts,
@@ -239,20 +216,17 @@ impl Flat<'_> {
         let fresh = bottom || facts.root_opaque;
         let mut fixup = None;
         if needs_fixup(facts, fresh) {
-            let path = place.0.join("fix");
-            fs::create_dir(&path).map_err(|e| Error::io(format!("create {}", path.display()), e))?;
-            let target = Dir::open(&path)?;
+            let target = place.meta.new_dir(b"fix", 0o755)?;
             let lower = if fresh { Vec::new() } else { vec![Layer { dir: root.clone(), marks: None }] };
-            let (stash, journal) = (place.stash(), place.journal());
-            let here = LayerPlace { tree: tree.clone(), stash: &stash, journal: &journal };
             let name = laid.report.diff_id.to_string();
             let mut warn = |warning: Warning| {
                 (self.bench.events)(Event::Warning { layer: Some(name.clone()), warning });
             };
-            let made = fix(&here, ChainView::new(lower), flavour, &self.bench.options.tree, &target, &mut warn)?;
+            let (tree, limits) = (&self.bench.options.tree, &self.bench.options.limits);
+            let made = fix(place, ChainView::new(lower), flavour, tree, limits, &target, &mut warn)?;
             fixup = (made.nodes > 0).then_some((target, made));
         }
-        fold(root, &tree, &options(facts.whiteouts + facts.opaques > 0, facts.root_opaque))?;
+        fold(root, &place.tree, &options(facts.whiteouts + facts.opaques > 0, facts.root_opaque))?;
         if let Some((dir, made)) = fixup {
             fold(root, &dir, &options(made.whiteouts > 0, false))?;
         }
@@ -267,18 +241,16 @@ fn from_store(name: &str, dir: &Path, store: &Store, options: &Options, events: 
     let flavour: Flavour = store.flavour();
     let mut layers = Vec::new();
     for path in pulled.chain.lowerdirs() {
-        layers.push(Layer { dir: Dir::open(&path)?, marks: Some(marks(flavour)) });
+        layers.push(Layer { dir: resolving(Dir::open(&path)?, options.resolver), marks: Some(marks(flavour)) });
     }
-    let root_path = target.staging().join("rootfs");
-    fs::create_dir(&root_path).map_err(|e| Error::io(format!("create {}", root_path.display()), e))?;
-    let root = Dir::open(&root_path)?;
+    let root = resolving(target.staging().new_dir(ROOTFS, 0o755)?, options.resolver);
     let view = ChainView::new(layers);
     copy_view(&view, &root, flavour.ownership == Ownership::Keep)?;
     options.cancel.check()?;
     if view.root().is_none() {
         crate::apply::finish_root(&root, flavour.ownership)?;
     }
-    target.publish(&root_path, options.durable)?;
+    target.publish(ROOTFS, &root, options.durable)?;
     Ok(Unpacked {
         ids: Ids { image_id: pulled.record.image.image_id, chain_id: pulled.chain.chain_id() },
         layers: pulled.layers,
@@ -290,7 +262,7 @@ fn copy_view(view: &ChainView, to: &Dir, owners: bool) -> Result<()> {
     let Some(root) = view.root() else { return Ok(()) };
     let marked = view.layers().first().and_then(|l| l.marks);
     let mut copier = Copier { links: HashMap::new(), top: to.clone(), owners, marked };
-    copier.dir(&root, to, &mut Vec::new())
+    copier.dir(&root, &LazyDir::new(to.clone(), &Arc::default()), &mut Vec::new())
 }
 
 struct Copier {
@@ -302,8 +274,9 @@ struct Copier {
 }
 
 impl Copier {
-    fn dir(&mut self, from: &ViewDir, to: &Dir, path: &mut Vec<u8>) -> Result<()> {
+    fn dir(&mut self, from: &ViewDir, target: &LazyDir, path: &mut Vec<u8>) -> Result<()> {
         for name in from.list()? {
+            let to = target.open()?;
             match from.lookup(&name)? {
                 None => {}
                 Some(Found::Dir(child)) => {
@@ -313,7 +286,8 @@ impl Copier {
                         path.push(b'/');
                     }
                     path.extend_from_slice(&name);
-                    self.dir(&child, &to.open_child(&name)?, path)?;
+                    drop(to);
+                    self.dir(&child, &target.child(&name), path)?;
                     path.truncate(length);
                 }
                 Some(Found::Other { dir, stat, .. }) => {
@@ -326,11 +300,11 @@ impl Copier {
                         }
                         self.links.insert(stat.id, (path.clone(), name.clone()));
                     }
-                    self.leaf(&dir, to, &name, &stat)?;
+                    self.leaf(&dir.open()?, &to, &name, &stat)?;
                 }
             }
         }
-        to.apply_meta_self(&from.meta()?, self.owners, &|_| false)
+        target.open()?.apply_meta_self(&from.meta()?, self.owners, &|_| false)
     }
 
     fn leaf(&self, from: &Dir, to: &Dir, name: &[u8], stat: &crate::root::Stat) -> Result<()> {

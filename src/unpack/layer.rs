@@ -1,19 +1,18 @@
 //! One blob into one place: stream, apply, prove.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::apply::{ApplyOptions, LayerFacts, PlanOptions, Target, Warning, apply_layer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::XattrFlavour;
-use crate::root::Dir;
+use crate::root::{Dir, Resolver};
 use crate::store::Flavour;
-use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads};
+use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory};
 
-use super::{Event, Events, Options};
+use super::{Event, Events, Options, resolving};
 
 /// What every layer of one run has in common.
 pub(super) struct Bench<'a> {
@@ -24,7 +23,40 @@ pub(super) struct Bench<'a> {
     pub keeps: bool,
     /// Another layer failed: this one is not needed any more.
     pub stop: AtomicBool,
+    /// Memory for the zstd windows of all layers together.
+    pub windows: WindowMemory,
 }
+
+/// Where one layer goes.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// An empty directory that becomes the layer's.
+    pub tree: Dir,
+    /// A directory on the same file system for the journal and for content that later fix-ups may need.
+    pub meta: Dir,
+}
+
+impl Place {
+    pub(super) fn resolving(self, resolver: Option<Resolver>) -> Place {
+        Place { tree: resolving(self.tree, resolver), meta: resolving(self.meta, resolver) }
+    }
+
+    /// Returns the directory with what later fix-ups may need; `None` where a finished layer left nothing there.
+    pub(super) fn stash(&self) -> Result<Option<Dir>> {
+        Ok(match self.meta.stat(STASH)? {
+            Some(_) => Some(self.meta.open_child(STASH)?),
+            None => None,
+        })
+    }
+
+    /// Opens the journal for reading.
+    pub(super) fn journal(&self) -> Result<File> {
+        Ok(self.meta.open_file(JOURNAL)?.into())
+    }
+}
+
+pub(super) const STASH: &[u8] = b"stash";
+pub(super) const JOURNAL: &[u8] = b"entries";
 
 /// A layer that was applied and proved.
 pub(super) struct Laid {
@@ -33,40 +65,40 @@ pub(super) struct Laid {
     pub seconds: f64,
 }
 
-impl Bench<'_> {
-    /// Unpacks `blob` into the empty directory `tree`; content for later fix-ups goes to `stash`, the journal to `journal`,
-    /// neither of which exists yet.
+impl<'a> Bench<'a> {
+    pub(super) fn new(options: &'a Options, flavour: Flavour, events: Events<'a>) -> Bench<'a> {
+        let windows = WindowMemory::new(&options.limits);
+        Bench { options, flavour, events, keeps: false, stop: AtomicBool::new(false), windows }
+    }
+
+    /// Unpacks `blob` into `place`, which nothing was unpacked into before.
     pub(super) fn lay(
         &self,
         index: usize,
         blob: Box<dyn Read + Send>,
         expected: Expected,
-        tree: &Path,
-        stash: &Path,
-        journal: &Path,
+        place: &Place,
     ) -> Result<Laid> {
         let name = layer_name(&expected);
-        let result = self.lay_inner(index, blob, expected, tree, stash, journal, name.clone());
-        result.map_err(|e| match name {
+        self.lay_inner(index, blob, expected, place, name.clone()).map_err(|e| match name {
             Some(name) => e.with_layer(name),
             None => e.with_layer(format!("number {}", index + 1)),
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "three places and a blob")]
     fn lay_inner(
         &self,
         index: usize,
         blob: Box<dyn Read + Send>,
         expected: Expected,
-        tree: &Path,
-        stash: &Path,
-        journal: &Path,
+        place: &Place,
         name: Option<String>,
     ) -> Result<Laid> {
         let started = Instant::now();
-        std::fs::create_dir(stash).map_err(|e| Error::io(format!("create {}", stash.display()), e))?;
-        let target = Target { tree: Dir::open(tree)?, stash: Dir::open(stash)?, journal: new_file(journal)? };
+        let place = place.clone().resolving(self.options.resolver);
+        let stash = place.meta.new_dir(STASH, 0o700)?;
+        let journal = place.meta.new_file(JOURNAL)?.into();
+        let target = Target { tree: place.tree, stash, journal };
         let mut stream = LayerStream::open(
             blob,
             StreamOptions {
@@ -75,6 +107,7 @@ impl Bench<'_> {
                 threads: Threads::Pipelined,
                 cancel: self.options.cancel.clone(),
                 buffers: Buffers::default(),
+                windows: self.windows.clone(),
             },
         )?;
         (self.events)(Event::LayerStarted { index, progress: stream.progress() });
@@ -102,40 +135,36 @@ impl Bench<'_> {
         };
         let report = stream.finish()?;
         // An empty stash is nothing to keep.
-        let _ = std::fs::remove_dir(stash);
+        let _ = place.meta.remove_dir(STASH);
         Ok(Laid { facts: applied.facts, report, seconds: started.elapsed().as_secs_f64() })
     }
 }
 
 /// Warns where a media type promises another codec than the magic bytes show (Z8, Z9); the bytes decide.
 pub(super) fn warn_mismatch(media_type: &str, report: &StreamReport, events: Events<'_>) {
-    let promised = match media_type.rsplit(['+', '.']).next() {
-        Some("gzip") => Codec::Gzip,
-        Some("zstd") => Codec::Zstd,
-        Some("tar") => Codec::Plain,
-        _ => return,
-    };
-    if promised != report.codec && report.compressed_bytes > 0 {
-        let detail = format!("media type {media_type} promises {promised:?}, the blob is {:?}", report.codec);
+    if let Some(detail) = mismatch(media_type, report) {
         let warning = Warning::new("media-type-mismatch", b"", detail);
         events(Event::Warning { layer: Some(report.digest.to_string()), warning });
     }
 }
 
+/// Says how a media type contradicts the magic bytes; `None` where it does not.
+pub(crate) fn mismatch(media_type: &str, report: &StreamReport) -> Option<String> {
+    let promised = match media_type.rsplit(['+', '.']).next() {
+        Some("gzip") => Codec::Gzip,
+        Some("zstd") => Codec::Zstd,
+        Some("tar") => Codec::Plain,
+        _ => return None,
+    };
+    (promised != report.codec && report.compressed_bytes > 0)
+        .then(|| format!("media type {media_type} promises {promised:?}, the blob is {:?}", report.codec))
+}
+
 /// Returns the name by which messages and events call a layer: its diff_id, else its blob's digest.
-pub(super) fn layer_name(expected: &Expected) -> Option<String> {
+pub(crate) fn layer_name(expected: &Expected) -> Option<String> {
     match (&expected.diff_id, &expected.digest) {
         (_, Some(digest)) => Some(digest.to_string()),
         (Some(diff_id), None) => Some(diff_id.to_string()),
         (None, None) => None,
     }
-}
-
-fn new_file(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(|e| Error::io(format!("create {}", path.display()), e))
 }

@@ -7,10 +7,10 @@
 //! held, and from which a runtime takes a snapshot ([`Chain::snapshot`]) or a mount plan ([`Chain::view`]).
 //! [`unpack`] makes a flattened directory and needs no store. Both give one tree.
 
-mod archive;
+pub(crate) mod archive;
 mod chain;
 mod flat;
-mod layer;
+pub(crate) mod layer;
 mod pull;
 mod target;
 
@@ -21,6 +21,7 @@ use crate::digest::{BlobDigest, ChainId, DiffId, ImageId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{OpenOptions, Platform};
 use crate::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
+use crate::root::{Dir, Resolver};
 use crate::store::{Flavour, Store};
 use crate::sys;
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub durable: bool,
     /// Ends the work from outside.
     pub cancel: CancelToken,
+    /// How directories are opened; `None` finds out what the kernel has. Both are equally safe.
+    pub resolver: Option<Resolver>,
 }
 
 impl Default for Options {
@@ -54,6 +57,7 @@ impl Default for Options {
             jobs: sys::available_cpus(),
             durable: true,
             cancel: CancelToken::new(),
+            resolver: None,
         }
     }
 }
@@ -135,7 +139,10 @@ pub struct Ids {
 /// # Errors
 /// `NotFound` where the directory is missing; `Unsupported` where neither xattr namespace nor whiteouts can be stored.
 pub fn flavour_for(dir: &Path) -> Result<Flavour> {
-    let probe = sys::probe_store(dir)?;
+    flavour_of(sys::probe_store(dir)?, dir)
+}
+
+fn flavour_of(probe: sys::StoreProbe, dir: &Path) -> Result<Flavour> {
     let ownership = match sys::uid_map()? {
         sys::IdMap::Single(_) => Ownership::Squash,
         _ => Ownership::Keep,
@@ -151,6 +158,14 @@ pub fn flavour_for(dir: &Path) -> Result<Flavour> {
         )
         .with_hint("choose a directory on ext4, xfs, btrfs or a recent tmpfs"));
     };
+    if !probe.d_type {
+        // Overlayfs tells a whiteout from a file by the type in the listing: it would show the names that it hides (N14).
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("listings of {} ({}) give no types, which overlayfs needs", dir.display(), probe.fs_type),
+        )
+        .with_hint("make the file system again with that feature: ext4 -O filetype, xfs -n ftype=1"));
+    }
     let whiteouts = if probe.char_whiteouts { WhiteoutForm::CharDevice } else { WhiteoutForm::Xattr };
     Ok(Flavour { xattr, ownership, whiteouts })
 }
@@ -170,6 +185,13 @@ pub fn open_store(root: &Path, durable: bool) -> Result<Store> {
     }
     let flavour = flavour_for(root)?;
     Store::open(root, flavour, durable)
+}
+
+fn resolving(dir: Dir, resolver: Option<Resolver>) -> Dir {
+    match resolver {
+        Some(resolver) => dir.with_resolver(resolver),
+        None => dir,
+    }
 }
 
 /// Runs `work` on every job, at most `-j` at a time, in order; the first error ends what runs and what has not begun,

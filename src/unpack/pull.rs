@@ -2,18 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 use crate::digest::{ChainId, DiffId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{self, Image, Reference, Source};
 use crate::store::{
-    self, Claim, ImageLayer, ImageRecord, LayerLock, LayerOptions, LayerRef, NewImage, Pin, SealedLayer, Store,
+    self, Claim, ImageLayer, ImageRecord, LayerLock, LayerOptions, LayerRef, NewImage, Pin, SealedLayer, Staging, Store,
 };
 use crate::stream::Expected;
 
 use super::chain::{Chain, of_record};
-use super::layer::{Bench, Laid, warn_mismatch};
+use super::layer::{Bench, Laid, Place, warn_mismatch};
 use super::{Event, Events, LayerOutcome, Options};
 
 /// Sealed but unpublished bytes that make a group worth publishing.
@@ -42,7 +41,7 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
     let named = |e: Error| e.with_image(reference);
     let source = image::open(reference, &options.open_options())?;
     let pull = Pull {
-        bench: Bench { options, flavour: store.flavour(), events, keeps: true, stop: AtomicBool::new(false) },
+        bench: Bench { keeps: true, ..Bench::new(options, store.flavour(), events) },
         store,
         pin: store.pin(&[])?,
         layer_options: LayerOptions::from(&options.tree),
@@ -97,6 +96,11 @@ fn outcomes(layers: &[LayerRef], seconds: &Seconds) -> Vec<LayerOutcome> {
         .collect()
 }
 
+/// Returns where a layer goes that is going to be published.
+pub(super) fn place_of(staging: &Staging) -> Place {
+    Place { tree: staging.tree().clone(), meta: staging.meta().clone() }
+}
+
 /// Layers that are sealed but not published, with the right to publish them.
 #[derive(Default)]
 struct Sealed {
@@ -127,8 +131,8 @@ impl Pull<'_> {
     fn stage_one(&self, index: usize, image: &Image, expected: &Expected) -> Result<(SealedLayer, f64)> {
         let staging = self.store.stage()?;
         let blob = image.open_layer(index)?;
-        let (tree, stash, journal) = (staging.tree_path().to_path_buf(), staging.stash_path(), staging.journal_path());
-        let Laid { facts, report, seconds } = self.bench.lay(index, blob, expected.clone(), &tree, &stash, &journal)?;
+        let place = place_of(&staging);
+        let Laid { facts, report, seconds } = self.bench.lay(index, blob, expected.clone(), &place)?;
         warn_mismatch(&image.layers[index].media_type, &report, self.bench.events);
         Ok((staging.seal(self.layer_options, facts, report, expected)?, seconds))
     }
@@ -258,7 +262,8 @@ impl Pull<'_> {
         for (index, outcome) in outcomes.iter().enumerate() {
             (bench.events)(Event::LayerDone { index, outcome: outcome.clone() });
         }
-        let chain = Chain::build(store, pin, image_id, layers, &bench.options.tree, bench.events)?;
+        let Options { tree, limits, resolver, .. } = bench.options;
+        let chain = Chain::build(store, pin, image_id, layers, tree, limits, *resolver, bench.events)?;
         let record = store.put_image(NewImage {
             image: store::Image {
                 image_id,

@@ -3,10 +3,12 @@
 //! The tree is staged in a directory of its own, beside the target, and takes its place by one rename. Where the target is a mount
 //! point, which no rename can replace, the staging stands inside it and doubles as the mark that the target is unfinished:
 //! it goes last. A staging whose lock is free belongs to nobody alive and is removed by the next run.
+//!
+//! Paths lead to the directory above the target and no further: what is inside is reached by handle, so that nobody who
+//! swaps a directory there for a symlink leads us out.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags};
@@ -22,8 +24,13 @@ const LOCK: &str = "lock";
 /// A target that is being prepared; dropping it removes what was staged.
 #[derive(Debug)]
 pub(super) struct Target {
-    dir: PathBuf,
-    staging: PathBuf,
+    /// Where it will be.
+    path: PathBuf,
+    /// The directory that holds the staging: the target's parent, or the target itself where `inside`.
+    home: Dir,
+    /// The staging's name in `home`.
+    name: Vec<u8>,
+    staging: Dir,
     inside: bool,
     _lock: File,
     done: bool,
@@ -55,71 +62,71 @@ impl Target {
         };
         clean(&home, inside)?;
         check_empty(&dir)?;
+        let missing = |e: Error| match e.kind() {
+            ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{} does not exist", home.display()))
+                .with_hint("make it first, or choose another target"),
+            _ => e,
+        };
+        let above = Dir::open(&home).map_err(missing)?;
         let staging = tempfile::Builder::new()
             .prefix(PREFIX)
             .rand_bytes(10)
             .tempdir_in(&home)
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => {
-                    Error::new(ErrorKind::NotFound, format!("{} does not exist", home.display()))
-                        .with_hint("make it first, or choose another target")
-                }
-                _ => at("create a directory in", &home, e),
-            })?
+            .map_err(|e| at("create a directory in", &home, e))?
             .keep();
-        let lock = File::create(staging.join(LOCK)).map_err(|e| at("create", &staging.join(LOCK), e))?;
+        let name = staging.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+        let staging = above.open_child(&name)?;
+        let lock = File::from(staging.new_file(LOCK.as_bytes())?);
         own(&lock)?;
         // What the place gives its children by setgid bit or default ACL never reaches the rootfs.
-        forget_the_place(&staging)?;
-        Ok(Target { dir, staging, inside, _lock: lock, done: false })
+        staging.forget_the_place(0o700)?;
+        Ok(Target { path: dir, home: above, name, staging, inside, _lock: lock, done: false })
     }
 
     /// Returns a directory of its own, on the target's file system.
-    pub(super) fn staging(&self) -> &Path {
+    pub(super) fn staging(&self) -> &Dir {
         &self.staging
     }
 
-    /// Puts the finished tree `root`, a directory in the staging, in the target's place.
+    /// Puts the finished tree, the directory `name` of the staging, in the target's place; `tree` is a handle on it.
     ///
     /// # Errors
     /// Errors of system calls; the target is then as it was.
-    pub(super) fn publish(mut self, root: &Path, durable: bool) -> Result<()> {
-        let tree = Dir::open(root)?;
+    pub(super) fn publish(mut self, name: &[u8], tree: &Dir, durable: bool) -> Result<()> {
         if durable {
             sys::sync_fs(tree.as_fd()).map_err(Error::from)?;
         }
         if self.inside {
-            let dir = Dir::open(&self.dir)?;
+            let dir = &self.home;
             // Before anything is moved out of it, which would change its mtime.
             let root = crate::root::NodeMeta { meta: tree.stat_self()?.meta, xattrs: tree.xattrs_self()? };
             for listed in tree.list()? {
-                tree.rename(&listed.name, &dir, &listed.name)?;
+                tree.rename(&listed.name, dir, &listed.name)?;
             }
             self.remove()?;
             self.done = true;
-            dir.apply_meta_self(&root, true, &|_| false)?;
+            self.home.apply_meta_self(&root, true, &|_| false)?;
             if durable {
-                sys::sync_fs(dir.as_fd()).map_err(Error::from)?;
+                sys::sync_fs(self.home.as_fd()).map_err(Error::from)?;
             }
             return Ok(());
         }
-        match fs::rename(root, &self.dir) {
-            Ok(()) => {}
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
-                return Err(not_empty(&self.dir));
-            }
-            Err(e) => return Err(at("put the tree in place at", &self.dir, e)),
+        let at_last = self.path.file_name().unwrap_or_default().as_encoded_bytes();
+        match rustix::fs::renameat(&self.staging, name, &self.home, at_last) {
+            Ok(()) => self.home.check_is(at_last, tree)?,
+            Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(not_empty(&self.path)),
+            Err(e) => return Err(at("put the tree in place at", &self.path, e.into())),
         }
         if durable {
-            let parent = parent_of(&self.dir)?;
-            File::open(&parent).and_then(|f| f.sync_all()).map_err(|e| at("sync", &parent, e))?;
+            rustix::fs::fsync(&self.home).map_err(|e| at("sync the directory of", &self.path, e.into()))?;
         }
         self.done = true;
         self.remove()
     }
 
     fn remove(&self) -> Result<()> {
-        remove_path(&self.staging)
+        // Its lock file goes with it, last of all in effect, since the descriptor keeps it.
+        self.home.remove_all(&self.name)
     }
 }
 
@@ -129,12 +136,12 @@ impl Drop for Target {
             return;
         }
         if self.inside
-            && let Err(e) = empty(&self.dir, Some(&self.staging))
+            && let Err(e) = empty(&self.home, &self.name)
         {
-            tracing::warn!(path = %self.dir.display(), error = %e, "an unfinished tree is left behind");
+            tracing::warn!(path = %self.path.display(), error = %e, "an unfinished tree is left behind");
         }
         if let Err(e) = self.remove() {
-            tracing::warn!(path = %self.staging.display(), error = %e, "staging is left behind");
+            tracing::warn!(path = %self.path.display(), error = %e, "staging is left behind");
         }
     }
 }
@@ -147,14 +154,18 @@ fn parent_of(dir: &Path) -> Result<PathBuf> {
 }
 
 fn is_mount_point(dir: &Path) -> Result<bool> {
-    let st = rustix::fs::statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
-        .map_err(|e| at("statx", dir, e.into()))?;
-    if st.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
-        return Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    match rustix::fs::statx(CWD, dir, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+        Ok(st) if st.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            return Ok(st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+        }
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) => {}
+        Err(e) => return Err(at("statx", dir, e.into())),
     }
-    // Before Linux 5.8: another device than the parent's.
-    let parent = rustix::fs::stat(parent_of(dir)?.as_path()).map_err(|e| at("stat", dir, e.into()))?;
-    Ok((st.stx_dev_major, st.stx_dev_minor) != (rustix::fs::major(parent.st_dev), rustix::fs::minor(parent.st_dev)))
+    // Before Linux 5.8, or where a filter refuses the call: another device than the parent's.
+    let parent = parent_of(dir)?;
+    let here = rustix::fs::lstat(dir).map_err(|e| at("lstat", dir, e.into()))?;
+    let above = rustix::fs::stat(&parent).map_err(|e| at("stat", &parent, e.into()))?;
+    Ok(here.st_dev != above.st_dev)
 }
 
 fn own(lock: &File) -> Result<()> {
@@ -203,36 +214,21 @@ fn clean(home: &Path, inside: bool) -> Result<()> {
             Err(Errno::WOULDBLOCK) => continue,
             Err(e) => return Err(at("lock", &path, e.into())),
         }
+        let home = Dir::open(home)?;
         if inside {
-            empty(home, Some(&path))?;
+            empty(&home, name.file_name().as_encoded_bytes())?;
         }
-        remove_path(&path)?;
+        home.remove_all(name.file_name().as_encoded_bytes())?;
     }
     Ok(())
 }
 
 /// Empties the target of an unfinished run, but for `lost+found` and the staging that marks it.
-fn empty(dir: &Path, but: Option<&Path>) -> Result<()> {
-    let but = but.and_then(Path::file_name).map(|n| n.as_encoded_bytes().to_vec());
-    let handle = Dir::open(dir)?;
-    for listed in handle.list()? {
-        if listed.name != b"lost+found" && Some(&listed.name) != but.as_ref() {
-            handle.remove_all(&listed.name)?;
+fn empty(dir: &Dir, but: &[u8]) -> Result<()> {
+    for listed in dir.list()? {
+        if listed.name != b"lost+found" && listed.name != but {
+            dir.remove_all(&listed.name)?;
         }
     }
     Ok(())
-}
-
-/// Removes a staging; its lock file goes with it, last of all in effect, since the descriptor keeps it.
-fn remove_path(path: &Path) -> Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    Dir::open(parent)?.remove_all(name.as_encoded_bytes())
-}
-
-fn forget_the_place(dir: &Path) -> Result<()> {
-    let handle = Dir::open(dir)?;
-    for acl in [&b"system.posix_acl_default"[..], b"system.posix_acl_access"] {
-        handle.remove_xattr_self(acl)?;
-    }
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(|e| at("chmod", dir, e))
 }

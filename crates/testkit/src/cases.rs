@@ -4,6 +4,7 @@
 //! A tree's expectation names every path there is (so that a leftover or phantom name fails), and of each node what the
 //! rule is about.
 
+mod archives;
 mod directories;
 mod links;
 mod metadata;
@@ -12,6 +13,8 @@ mod stacks;
 mod symlinks;
 mod usrmerge;
 mod whiteouts;
+
+pub use archives::{Archive, Means, archives};
 
 use crate::entry::EntrySpec;
 use crate::model::{LowerSymlinks, Options, RootEntry};

@@ -11,7 +11,7 @@ mod delete;
 mod disk;
 mod names;
 
-pub use names::{Reason, Refusal, Warning};
+pub use names::{Meaning, Reason, Refusal, Warning};
 
 use crate::entry::EntrySpec;
 use crate::tree::Tree;
@@ -52,6 +52,8 @@ pub struct Options {
     pub userxattr: bool,
     /// Keep `security.selinux`.
     pub selinux_keep: bool,
+    /// Device nodes cannot be made, as in a user namespace (R2).
+    pub skip_devices: bool,
 }
 
 /// A root file system made of the layers applied so far, bottom first.
@@ -89,6 +91,15 @@ impl Model {
         let mut model = Model::new(options);
         layers.iter().try_for_each(|layer| model.apply(layer))?;
         Ok(model)
+    }
+
+    /// Says what the name of each entry of a layer means, whatever stands below.
+    ///
+    /// # Errors
+    /// The first entry that is refused for what it says itself.
+    pub fn meanings(options: &Options, entries: &[EntrySpec]) -> Result<Vec<Meaning>, Refusal> {
+        let layer = Layer::read(entries, options, &mut Vec::new())?;
+        Ok(layer.entries.into_iter().map(|(_, meaning)| meaning).collect())
     }
 
     /// Returns the tree as it now is.

@@ -79,7 +79,7 @@ fn every_compressed_blob_of_the_corpus_decodes_as_elsewhere() {
 
 /// Digests made with `sha256sum` and `gzip -dc | sha256sum`.
 #[test]
-fn z1_z15_known_digests_of_multi_member_files() {
+fn z01_z15_known_digests_of_multi_member_files() {
     for (path, digest, diff_id, len) in KNOWN {
         let blob = read(path);
         let expected = Expected {

@@ -34,7 +34,7 @@ fn skippable(content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn z7_empty_blobs_are_empty_layers() {
+fn z07_empty_blobs_are_empty_layers() {
     assert_decodes(b"", b"", Codec::Plain);
     assert_decodes(&gz(b""), b"", Codec::Gzip);
     assert_decodes(&zst(b""), b"", Codec::Zstd);
@@ -42,7 +42,7 @@ fn z7_empty_blobs_are_empty_layers() {
 }
 
 #[test]
-fn z9_plain_bytes_pass_through_and_short_heads_are_plain() {
+fn z09_plain_bytes_pass_through_and_short_heads_are_plain() {
     let data = text(300_000);
     assert_decodes(&data, &data, Codec::Plain);
     for head in [&[0x1f][..], &[0x28, 0xb5, 0x2f], b"BZh9", b"BZhang/file", b"\xfd7zX"] {
@@ -51,7 +51,7 @@ fn z9_plain_bytes_pass_through_and_short_heads_are_plain() {
 }
 
 #[test]
-fn z9_xz_and_bzip2_are_named_and_refused() {
+fn z09_xz_and_bzip2_are_named_and_refused() {
     let bzip2 = both(b"BZh91AY&SY....");
     bzip2.assert_fails(ErrorKind::Unsupported, "bzip2");
     both(b"\xfd7zXZ\0\0\x04").assert_fails(ErrorKind::Unsupported, "xz; recompress it with gzip or zstd");
@@ -59,7 +59,7 @@ fn z9_xz_and_bzip2_are_named_and_refused() {
 }
 
 #[test]
-fn z1_members_follow_each_other_and_may_be_empty() {
+fn z01_members_follow_each_other_and_may_be_empty() {
     let data = text(40_000);
     let (a, b) = data.split_at(12_345);
     let mut blob = gz(b"");
@@ -71,14 +71,14 @@ fn z1_members_follow_each_other_and_may_be_empty() {
 }
 
 #[test]
-fn z1_ten_thousand_empty_members_give_nothing() {
+fn z01_ten_thousand_empty_members_give_nothing() {
     let blob = gz(b"").repeat(10_000);
     let out = outcome(open(&blob, 4096, StreamOptions::default()));
     assert_eq!(out.result.unwrap().uncompressed_bytes, 0);
 }
 
 #[test]
-fn z1_chunks_that_end_with_a_member_are_no_special_case() {
+fn z01_chunks_that_end_with_a_member_are_no_special_case() {
     for len in [7, 14, 128 << 10, 256 << 10] {
         let data = text(len);
         assert_decodes(&gz(&data), &data, Codec::Gzip);
@@ -136,7 +136,7 @@ fn z16_reserved_flags_and_other_methods_are_refused() {
 }
 
 #[test]
-fn z2_zero_padding_is_accepted_and_part_of_the_digest() {
+fn z02_zero_padding_is_accepted_and_part_of_the_digest() {
     let data = text(5000);
     for padding in [1, 7, 512, 300_000] {
         for blob in [gz(&data), zst(&data), gz(b"").repeat(3), zst(b"")] {
@@ -148,7 +148,7 @@ fn z2_zero_padding_is_accepted_and_part_of_the_digest() {
 }
 
 #[test]
-fn z3_other_bytes_after_the_last_member_or_frame_are_refused() {
+fn z03_other_bytes_after_the_last_member_or_frame_are_refused() {
     let data = text(500);
     for blob in [gz(&data), zst(&data)] {
         let tails: [&[u8]; 8] = [
@@ -173,7 +173,7 @@ fn z3_other_bytes_after_the_last_member_or_frame_are_refused() {
 }
 
 #[test]
-fn z4_the_trailer_is_checked() {
+fn z04_the_trailer_is_checked() {
     let data = text(3000);
     let good = gz(&data);
     let n = good.len();
@@ -195,7 +195,7 @@ fn z4_the_trailer_is_checked() {
 
 /// The tar inside may be complete long before: only the last byte of the blob ends the stream.
 #[test]
-fn z4_z11_every_truncation_is_an_error() {
+fn z04_z11_every_truncation_is_an_error() {
     let data = text(600);
     let (a, b) = data.split_at(200);
     for blob in [
@@ -228,7 +228,7 @@ fn z4_z11_every_truncation_is_an_error() {
 }
 
 #[test]
-fn z5_a_corrupt_second_member_is_found_by_finish() {
+fn z05_a_corrupt_second_member_is_found_by_finish() {
     let tar_like = text(2000);
     let mut blob = [gz(&tar_like), gz(&text(500))].concat();
     let n = blob.len();
@@ -272,17 +272,17 @@ fn windowed(descriptor: u8) -> Vec<u8> {
 }
 
 #[test]
-fn b7_windows_over_the_limit_are_refused_before_memory_is_taken() {
+fn b07_windows_over_the_limit_are_refused_before_memory_is_taken() {
     // Exponents from 2^10; mantissa in eighths.
     assert_decodes(&windowed(17 << 3), b"x", Codec::Zstd); // 2^27, as by --long=27
     for (descriptor, needed) in [(17 << 3 | 1, 150_994_944u64), (21 << 3, 1 << 31), (31 << 3 | 7, 4_123_168_604_160)] {
         let out = both(&windowed(descriptor));
-        out.assert_fails(ErrorKind::Limit, &format!("window of {needed} bytes, the limit is 134217728"));
+        out.assert_fails(ErrorKind::Limit, &format!("window: {needed}, the limit is 134217728"));
         out.assert_fails(ErrorKind::Limit, "--max-zstd-window");
     }
     // A single segment is its own window.
     let single = [&[0x28, 0xb5, 0x2f, 0xfd, 0xe0][..], &(1u64 << 40).to_le_bytes(), &[9, 0, 0, b'x']].concat();
-    both(&single).assert_fails(ErrorKind::Limit, "window of 1099511627776 bytes");
+    both(&single).assert_fails(ErrorKind::Limit, "window: 1099511627776,");
     // The limit is a choice, in both directions.
     let limits = |log| StreamOptions {
         limits: Limits { max_zstd_window_log: log, ..Limits::default() },
@@ -340,7 +340,7 @@ fn z12_z14_digests_of_both_algorithms_are_compared() {
 }
 
 #[test]
-fn b1_layers_over_the_byte_limit_stop_there() {
+fn b01_layers_over_the_byte_limit_stop_there() {
     let data = text(1000);
     let limit = |max_layer_bytes| StreamOptions {
         limits: Limits { max_layer_bytes, ..Limits::default() },
@@ -350,21 +350,24 @@ fn b1_layers_over_the_byte_limit_stop_there() {
         assert!(both_with(&blob, &limit(1000)).result.is_ok());
         for max in [0, 1, 999] {
             let out = both_with(&blob, &limit(max));
-            out.assert_fails(ErrorKind::Limit, &format!("more than {max} bytes; raise --max-layer-bytes"));
+            out.assert_fails(
+                ErrorKind::Limit,
+                &format!("{} or more, the limit is {max}; raise --max-layer-bytes", max + 1),
+            );
             assert!(out.bytes.len() as u64 <= max);
         }
     }
 }
 
 #[test]
-fn b1_the_ratio_limit_stops_bombs_but_not_legal_zeros() {
+fn b01_the_ratio_limit_stops_bombs_but_not_legal_zeros() {
     let zeros = vec![0; 4 << 20];
     let limits = Limits { ratio_floor: 1 << 20, max_ratio: 500, ..Limits::default() };
     let options = StreamOptions { limits: limits.clone(), ..StreamOptions::default() };
     for blob in [gz(&zeros), zst(&zeros)] {
         // 1,030 : 1 and more.
         let out = outcome(open(&blob, 4096, options.clone()));
-        out.assert_fails(ErrorKind::Limit, "more than 500 : 1");
+        out.assert_fails(ErrorKind::Limit, "the limit is 500");
         out.assert_fails(ErrorKind::Limit, "--max-ratio");
         assert!(out.bytes.len() <= 2 << 20);
         // A wrong digest does not matter: limits stop at once.

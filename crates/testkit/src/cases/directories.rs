@@ -177,6 +177,41 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("d", d().mode(0o755).no_xattrs()), ("d/x", f(""))],
         ),
         case(
+            "d06_file_then_directory_hides_the_lower_directory",
+            &["D6", "R-6"],
+            vec![
+                vec![dir("d/"), file("d/old", ""), dir("e/"), dir("e/s/"), file("e/s/old", "")],
+                vec![
+                    file("d", ""),
+                    dir("d/").mode(0o711),
+                    dir("e/s/"),
+                    file("e/s", ""),
+                    dir("e/s/"),
+                    file("e/s/new", ""),
+                ],
+            ],
+            vec![("d", d().mode(0o711)), ("e", d()), ("e/s", d()), ("e/s/new", f(""))],
+        ),
+        case(
+            "d06_symlink_or_link_then_directory_hides_the_lower_directory",
+            &["D6", "R-6", "S5"],
+            vec![
+                vec![dir("d/"), file("d/old", ""), dir("e/"), file("e/old", ""), dir("t/"), file("t/k", "")],
+                vec![symlink("d", "t"), dir("d/"), file("f", ""), hardlink("e", "f"), dir("e/")],
+                vec![dir("d/"), file("d/later", "")],
+            ],
+            vec![("d", d()), ("d/later", f("")), ("e", d()), ("f", f("").alone()), ("t", d()), ("t/k", f(""))],
+        ),
+        case(
+            "d06_directory_after_a_file_hides_the_lower_directory",
+            &["D6", "R-6"],
+            vec![
+                vec![file("d/old", ""), file("e/old", "")],
+                vec![file("d", "1"), dir("d/"), symlink("e", "d"), dir("e/")],
+            ],
+            vec![("d", d()), ("e", d())],
+        ),
+        case(
             "d06_every_type_replaces_every_other",
             &["D6", "O5"],
             vec![vec![
@@ -194,6 +229,23 @@ pub(super) fn cases() -> Vec<Case> {
             ]],
             vec![("a", d()), ("b", f("last"))],
         ),
+        case(
+            "x09_spellings_of_one_name_are_one_name",
+            &["X9", "D6"],
+            vec![
+                vec![file("a", "0"), dir("d/"), file("d/x", "0"), file("d/y", "0")],
+                vec![
+                    file("./a", "1"),
+                    file("/a", "2"),
+                    file("d//x", "3"),
+                    file("d/./e/../x", "4"),
+                    file("./d/.wh.y", ""),
+                ],
+            ],
+            vec![("a", f("2").alone()), ("d", d()), ("d/x", f("4"))],
+        ),
+        refused("x09_strict_sees_one_name_in_two_spellings", &["X9", "D6"], vec![vec![dir("d/"), dir("./d//")]])
+            .strict(),
         refused("d06_strict_refuses_duplicates", &["D6", "R-6"], vec![vec![file("a", "1"), file("./a", "22")]])
             .strict(),
         case(

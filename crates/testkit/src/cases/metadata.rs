@@ -1,9 +1,14 @@
 //! Section M: modes, owners, times, xattrs, devices.
 
 use super::{Case, Want, case, d, f, l, refused};
-use crate::entry::{blk, chr, dir, fifo, file, hardlink, symlink};
+use crate::entry::{blk, chr, dir, fifo, file, hardlink, symlink, whiteout};
 use crate::model::Options;
 use crate::tree::Kind;
+
+/// A capability of version 3 for the user namespace whose root is this user; otherwise like the one of version 2.
+fn version_3(root: u32) -> Vec<u8> {
+    [&[1, 0, 0, 3, 0, 4][..], &[0; 14], &root.to_le_bytes()].concat()
+}
 
 pub(super) fn cases() -> Vec<Case> {
     let capability = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -107,6 +112,88 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("f", f("").xattr("user.k", "v"))],
         ),
         case(
+            "m15_selinux_label_is_kept_on_demand",
+            &["M15", "R-11"],
+            vec![
+                vec![dir("d/").xattr("security.selinux", "system_u:object_r:x_t:s0\0"), file("d/f", "")],
+                vec![file("f", "").xattr("security.selinux", "system_u:object_r:y_t:s0\0"), file("d/g", "")],
+            ],
+            vec![
+                ("d", d().xattr("security.selinux", "system_u:object_r:x_t:s0\0")),
+                ("d/f", f("").no_xattrs()),
+                ("d/g", f("").no_xattrs()),
+                ("f", f("").xattr("security.selinux", "system_u:object_r:y_t:s0\0")),
+            ],
+        )
+        .with(Options { selinux_keep: true, ..Options::default() }),
+        case(
+            "m15_selinux_label_is_kept",
+            &["M15", "R-11"],
+            vec![
+                vec![file("f", "").xattr("security.selinux", "system_u:object_r:x_t:s0\0"), dir("d/")],
+                vec![hardlink("d/g", "f").xattr("security.selinux", "system_u:object_r:y_t:s0\0")],
+            ],
+            vec![
+                ("f", f("").xattr("security.selinux", "system_u:object_r:y_t:s0\0")),
+                ("d", d().no_xattrs()),
+                ("d/g", f("").group("d/g").xattr("security.selinux", "system_u:object_r:y_t:s0\0")),
+            ],
+        )
+        .with(Options { selinux_keep: true, ..Options::default() }),
+        case(
+            "m16_capability_for_every_namespace_and_for_one",
+            &["M16"],
+            vec![vec![
+                file("two", "").xattr("security.capability", capability),
+                file("three", "").xattr("security.capability", version_3(0)),
+                file("foreign", "").xattr("security.capability", version_3(1000)).xattr("user.k", "v"),
+            ]],
+            vec![
+                ("two", f("").xattr("security.capability", capability)),
+                ("three", f("").xattr("security.capability", capability)),
+                ("foreign", f("").xattr("user.k", "v")),
+            ],
+        ),
+        refused(
+            "m16_capability_of_no_known_version",
+            &["M16"],
+            vec![vec![file("f", "").xattr("security.capability", [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])]],
+        ),
+        refused(
+            "m16_capability_cut_short",
+            &["M16"],
+            vec![vec![dir("d/").xattr("security.capability", [1, 0, 0, 2, 0])]],
+        ),
+        case(
+            "m17_other_security_xattrs_are_kept",
+            &["M17"],
+            vec![vec![file("f", "").xattr("security.ima", [3, 1]).xattr("security.evm", [3, 1, 7])]],
+            vec![("f", f("").xattr("security.evm", [3, 1, 7]).xattr("security.ima", [3, 1]))],
+        ),
+        case(
+            "m21_the_largest_xattr_that_linux_stores",
+            &["M21"],
+            vec![vec![
+                file("f", "").xattr("user.big", [7; 65_536]),
+                dir("d/").xattr(format!("user.{}", "n".repeat(250)), "v"),
+            ]],
+            vec![
+                ("f", f("").xattr("user.big", [7; 65_536])),
+                ("d", d().xattr(&format!("user.{}", "n".repeat(250)), "v")),
+            ],
+        ),
+        refused("m21_xattr_of_65537_bytes", &["M21"], vec![vec![file("f", "").xattr("user.big", [7; 65_537])]]),
+        refused(
+            "m21_xattr_of_70_kib_that_would_be_dropped",
+            &["M21"],
+            vec![vec![symlink("l", "t").xattr("user.big", [7; 70 << 10])]],
+        ),
+        refused(
+            "m21_xattr_name_of_256_bytes",
+            &["M21"],
+            vec![vec![file("f", "").xattr(format!("user.{}", "n".repeat(251)), "v")]],
+        ),
+        case(
             "m18_user_xattrs_only_on_files_and_directories",
             &["M18"],
             vec![vec![
@@ -141,10 +228,36 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "m18_implied_directory_keeps_lower_xattrs",
+            "x04_implied_directory_keeps_lower_xattrs",
             &["X4", "D1"],
             vec![vec![dir("d/").xattr("trusted.k", "v").xattr("user.k", "v")], vec![file("d/e/x", "")]],
             vec![("d", d().xattr("trusted.k", "v").xattr("user.k", "v")), ("d/e", d().no_xattrs()), ("d/e/x", f(""))],
+        ),
+        case(
+            "x04_implied_directory_keeps_a_default_acl_and_its_children_do_not_get_it",
+            &["X4", "D11"],
+            vec![
+                vec![dir("d/").mode(0o750).xattr("system.posix_acl_default", DEFAULT_ACL), file("d/a", "").mode(0o640)],
+                vec![file("d/e/x", "").mode(0o644).mtime(77), whiteout("d", "a"), hardlink("d/y", "d/e/x")],
+                vec![file("d/e/z", "").mode(0o600)],
+            ],
+            vec![
+                ("d", d().mode(0o750).xattr("system.posix_acl_default", DEFAULT_ACL)),
+                ("d/e", d().implied(77)),
+                ("d/e/x", f("").mode(0o644).no_xattrs().group("d/e/x")),
+                ("d/e/z", f("").mode(0o600).no_xattrs()),
+                ("d/y", f("").group("d/e/x")),
+            ],
+        ),
+        case(
+            "x04_implied_directory_keeps_lower_xattrs_through_two_layers",
+            &["X4", "X3"],
+            vec![
+                vec![dir("d/").xattr("user.k", "v")],
+                vec![file("d/x", "")],
+                vec![file("d/y", ""), whiteout("d", "x")],
+            ],
+            vec![("d", d().xattr("user.k", "v")), ("d/y", f(""))],
         ),
         case(
             "m20_nfs4_acl_is_dropped",
@@ -153,14 +266,17 @@ pub(super) fn cases() -> Vec<Case> {
             vec![("f", f("").xattr("user.k", "v"))],
         ),
         case(
-            "m23_user_overlay_xattrs_are_data_elsewhere",
+            "o02_user_overlay_xattrs_are_data_elsewhere",
             &["O2", "R-10"],
-            vec![vec![dir("d/"), file("d/old", "")], vec![dir("d/").xattr("user.overlaid", "y")]],
-            vec![("d", d().xattr("user.overlaid", "y")), ("d/old", f(""))],
+            vec![
+                vec![dir("d/"), file("d/old", "")],
+                vec![dir("d/").xattr("user.overlay.opaque", "y").xattr("user.overlaid", "y")],
+            ],
+            vec![("d", d().xattr("user.overlay.opaque", "y").xattr("user.overlaid", "y")), ("d/old", f(""))],
         )
         .with(Options { userxattr: false, ..Options::default() }),
         case(
-            "m24_names_are_bytes",
+            "t24_names_are_bytes",
             &["T21", "T24"],
             vec![vec![
                 file(b"\xff\xfe", "1"),
@@ -178,7 +294,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "m25_content_is_bytes_of_any_length",
+            "x12_content_is_bytes_of_any_length",
             &["X12"],
             vec![vec![
                 file("empty", ""),
@@ -190,3 +306,9 @@ pub(super) fn cases() -> Vec<Case> {
         ),
     ]
 }
+
+/// `u::rwx,u:4243:rwx,g::rwx,m::rwx,o::rwx` as the kernel keeps it.
+const DEFAULT_ACL: &[u8] = &[
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 147, 16, 0, 0, 4, 0, 7, 0, 255, 255, 255, 255, 16, 0, 7, 0,
+    255, 255, 255, 255, 32, 0, 7, 0, 255, 255, 255, 255,
+];

@@ -30,13 +30,13 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "w07_opaque_below_an_implied_directory_keeps_nothing_of_the_lower_one",
-            &["R-24", "X3"],
+            &["W7", "R-24", "X3"],
             vec![lower(), vec![opaque("d"), file("d/s/n", "").mtime(77)]],
             vec![("d", d().mode(0o700).owner(5, 6).mtime(5)), ("d/s", d().implied(77)), ("d/s/n", f(""))],
         ),
         case(
             "w07_opaque_after_the_implied_directory",
-            &["R-24"],
+            &["W7", "R-24"],
             vec![lower(), vec![file("d/s/n", "").mtime(77), opaque("d")]],
             vec![("d", d().mode(0o700).owner(5, 6).mtime(5)), ("d/s", d().implied(77)), ("d/s/n", f(""))],
         ),
@@ -202,6 +202,19 @@ pub(super) fn cases() -> Vec<Case> {
             &["X8", "W14"],
             vec![vec![dir("d/"), file("d/old", "")], vec![dir("d/"), dir("d/.wh..wh..opq/"), file("d/n", "")]],
             vec![("d", d()), ("d/n", f(""))],
+        ),
+        case(
+            "x08_opaque_marker_with_a_trailing_slash_and_dots",
+            &["X8", "X9"],
+            vec![
+                vec![dir("d/"), file("d/old", ""), dir("e/"), file("e/old", ""), dir("g/"), file("g/old", "")],
+                vec![
+                    file("./d/./.wh..wh..opq/", ""),
+                    symlink("e//.wh..wh..opq", "anywhere"),
+                    hardlink("g/h/../.wh..wh..opq", "nowhere"),
+                ],
+            ],
+            vec![("d", d()), ("e", d()), ("g", d())],
         ),
         case(
             "x08_opaque_marker_as_device",

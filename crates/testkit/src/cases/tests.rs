@@ -19,11 +19,25 @@ fn the_model_gives_what_every_case_expects() {
 
 #[test]
 fn names_are_unique_and_start_with_a_rule() {
-    let cases = all();
-    let names: BTreeSet<&str> = cases.iter().map(|case| case.name).collect();
-    assert_eq!(names.len(), cases.len());
+    let (cases, archives) = (all(), archives());
+    let all = cases.iter().map(|case| case.name).chain(archives.iter().map(|archive| archive.name));
+    let names: BTreeSet<&str> = all.collect();
+    assert_eq!(names.len(), cases.len() + archives.len());
+    for archive in &archives {
+        let rule = archive.rules.first().expect("an archive guards a rule");
+        let (letter, number) = rule.split_at(1);
+        assert!(
+            archive.name.starts_with(&format!("{}{number:0>2}_", letter.to_lowercase())) || archive.rules.len() > 1
+        );
+    }
     assert!(cases.len() >= 120, "{} cases", cases.len());
-    assert!(cases.iter().all(|case| !case.rules.is_empty()));
+    for case in &cases {
+        let word = |rule: &str| {
+            let rule = rule.replace('-', "").to_lowercase();
+            format!("{}{:0>2}_", &rule[..1], &rule[1..])
+        };
+        assert!(case.rules.iter().any(|rule| case.name.starts_with(&word(rule))), "{}: {:?}", case.name, case.rules);
+    }
 }
 
 #[test]

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// Files that AUFS kept for links: the content, and the inode of the first link made (W13, R-32).
 type Stash = BTreeMap<Name, (Vec<u8>, Option<Inode>)>;
 
+/// Components of the deepest place that anything may be made at.
+const DEEPEST: usize = 1024;
+
 /// Whether a hard link found its target.
 enum Linked {
     Done,
@@ -61,7 +64,22 @@ impl Model {
                 return Err(Refusal::new(Reason::LinkTargetMissing, entry));
             }
         }
+        if self.options.skip_devices {
+            self.drop_devices();
+        }
         Ok(())
+    }
+
+    /// "When the layer is done, its devices are taken away under all their names."
+    fn drop_devices(&mut self) {
+        for (path, inode) in self.disk.names() {
+            if matches!(self.disk.node(inode).kind, Kind::Char(..) | Kind::Block(..)) {
+                let mut dir: Path = path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect();
+                let name = dir.pop().expect("the root is no device");
+                self.disk.remove(&dir, &name);
+                self.warn("device-skipped", &path);
+            }
+        }
     }
 
     /// "Directory entry": an existing directory keeps its content and takes all metadata (D5).
@@ -131,7 +149,7 @@ impl Model {
         Ok(Linked::Done)
     }
 
-    /// A hard link into AUFS's directory (W13): the first one makes the file, later ones join it while it has a name.
+    /// A hard link into AUFS's directory (W13): the first one makes the file, later ones join it, even where that name is gone.
     fn stashed_link(
         &mut self,
         entry: &EntrySpec,
@@ -143,7 +161,7 @@ impl Model {
         let at_name = self.disk.look(dir, name).map(|there| there.inode);
         if at_name.is_none() || at_name != first {
             self.disk.remove(dir, name);
-            let Some(inode) = first.filter(|first| self.disk.names().iter().any(|(_, inode)| inode == first)) else {
+            let Some(inode) = first else {
                 let inode = self.place(dir, name, Kind::file(content));
                 self.describe(inode, entry);
                 return inode;
@@ -187,10 +205,16 @@ impl Model {
                     if name.len() > 255 {
                         return refuse(Reason::NameTooLong);
                     }
+                    if walk.at.len() >= DEEPEST {
+                        return refuse(Reason::NameTooLong);
+                    }
                     self.implied(entry, &walk.at, &name);
                     walk.enter(name);
                 }
             }
+        }
+        if walk.at.len() >= DEEPEST {
+            return refuse(Reason::NameTooLong);
         }
         Ok((walk.at, last.clone()))
     }
@@ -250,8 +274,8 @@ impl Model {
 
     fn apply_header(&mut self, inode: Inode, entry: &EntrySpec) {
         for (name, value) in &entry.xattrs {
-            if self.keeps_xattr(name, inode) {
-                self.disk.node_mut(inode).xattrs.insert(name.clone(), value.clone());
+            if self.keeps_xattr(name, value, inode) {
+                self.disk.node_mut(inode).xattrs.insert(name.clone(), shown(name, value));
             } else {
                 self.warn("xattr-dropped", &entry.path);
             }
@@ -264,8 +288,10 @@ impl Model {
     }
 
     /// "Skipped with a warning: xattrs that are dropped" (R-9, R-10, R-11, M18, M20).
-    fn keeps_xattr(&self, name: &[u8], inode: Inode) -> bool {
+    fn keeps_xattr(&self, name: &[u8], value: &[u8], inode: Inode) -> bool {
         match name {
+            // M16: version 3 is for the user namespace whose root is the last word; 0 is everybody's.
+            b"security.capability" => value.len() == 20 || value.ends_with(&[0; 4]),
             b"security.selinux" => self.options.selinux_keep,
             b"system.nfs4_acl" => false,
             _ if name.starts_with(b"trusted.overlay.") => false,
@@ -274,4 +300,14 @@ impl Model {
             _ => true,
         }
     }
+}
+
+/// M16: a capability of version 3 whose root is 0 is one of version 2.
+fn shown(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut shown = value.to_vec();
+    if name == b"security.capability" {
+        shown.truncate(20);
+        shown[3] = 2;
+    }
+    shown
 }

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// One component of a path.
-pub(super) type Name = Vec<u8>;
+pub type Name = Vec<u8>;
 
 /// A cleaned path, from the root down; empty for the root.
-pub(super) type Path = Vec<Name>;
+pub type Path = Vec<Name>;
 
 /// The directory whose files AUFS kept as hard link sources (W13).
 pub(super) const PLNK: &[u8] = b".wh..wh.plnk";
@@ -46,6 +46,10 @@ pub enum Reason {
     SymlinkTarget,
     /// An owner or device number out of range (M5, M6).
     Number,
+    /// An xattr's name over 255 bytes or value over 65,536 (M21).
+    XattrSize,
+    /// A `security.capability` that is neither version 2 nor 3 (M16).
+    Capability,
     /// More than 40 symlinks in one walk.
     TooManySymlinks,
     /// A hard link's target does not exist, not even at the end of the layer.
@@ -81,7 +85,7 @@ impl std::error::Error for Refusal {}
 
 /// What an entry's name says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub enum Meaning {
     /// A directory entry of the root.
     Root,
     /// An opaque marker for this directory.
@@ -156,6 +160,9 @@ impl<'a> Layer<'a> {
                 }
                 Ok(Named::Is(meaning)) => meaning,
             };
+            if matches!(meaning, Meaning::Ordinary(_) | Meaning::Root) && entry.xattrs.iter().any(bad_capability) {
+                return refuse(Reason::Capability);
+            }
             if let Meaning::Ordinary(path) = &meaning {
                 if !seen.insert(path.clone()) {
                     warn("duplicate-entry");
@@ -205,8 +212,17 @@ fn check_values(entry: &EntrySpec) -> Result<(), Refusal> {
         EntryKind::Char(major, minor) | EntryKind::Block(major, minor) if *major > 4095 || *minor > 1_048_575 => {
             refuse(Reason::Number)
         }
+        _ if entry.xattrs.iter().any(|(name, value)| name.len() > 255 || value.len() > 65_536) => {
+            refuse(Reason::XattrSize)
+        }
         _ => Ok(()),
     }
+}
+
+/// M16: little-endian words; the first has the version in its top byte. Version 2 has five words, version 3 six.
+fn bad_capability((name, value): &(Vec<u8>, Vec<u8>)) -> bool {
+    let version = value.get(3).map(|version| (*version, value.len()));
+    name == b"security.capability" && !matches!(version, Some((2, 20) | (3, 24)))
 }
 
 enum Named {

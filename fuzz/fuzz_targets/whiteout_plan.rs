@@ -159,6 +159,7 @@ fuzz_target!(|data: &[u8]| {
 
     let max_entries = if more & 2 != 0 { 5 } else { u64::MAX };
     let options = ApplyOptions {
+        sums: true,
         plan: PlanOptions { limits: Limits { max_entries, ..Limits::default() }, ..options },
         whiteouts: if choice & 16 != 0 { WhiteoutForm::Xattr } else { WhiteoutForm::CharDevice },
         ownership: if more & 1 != 0 { Ownership::Squash } else { Ownership::Keep },

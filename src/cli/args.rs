@@ -119,6 +119,14 @@ pub enum Command {
         #[arg(long)]
         deep: bool,
     },
+    /// Unpack again what is damaged of an image, from where it was pulled; running mounts are not disturbed.
+    Repair {
+        /// An image of the store, by name or id
+        image: String,
+        /// Another source that has the damaged layers
+        #[arg(long, value_name = "IMAGE")]
+        from: Option<String>,
+    },
     /// Measure unpacking; without IMAGE on images made for it.
     #[command(after_help = IMAGE)]
     Bench(BenchArgs),

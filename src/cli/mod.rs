@@ -73,6 +73,7 @@ fn run(context: &Context, command: Command) -> Result<u8> {
         Command::Rm { images } => stored::rm(context, &images),
         Command::Gc { dry_run } => stored::gc(context, dry_run),
         Command::Verify { image, all: _, deep } => return verify::verify(context, image.as_deref(), deep),
+        Command::Repair { image, from } => verify::repair(context, &image, from.as_deref()),
         Command::Bench(args) => bench::bench(context, &args),
     }
     .map(|()| 0)

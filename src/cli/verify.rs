@@ -1,11 +1,13 @@
-//! `verify`: are published layers still what was unpacked?
+//! `verify`: are published layers still what was unpacked? `repair`: if not, make them so.
 
 use serde::Serialize;
 
 use super::Context;
 use super::output::{self, human_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Damage, Depth, LayerOptions, LayerRef, Store};
+use crate::image::Reference;
+use crate::store::{Damage, Depth, ImageLayer, ImageRecord, LayerOptions, LayerRef, Store};
+use crate::unpack;
 
 /// Findings that are listed of one layer; more are only counted.
 const LISTED: usize = 100;
@@ -14,7 +16,16 @@ const LISTED: usize = 100;
 struct Verified {
     deep: bool,
     layers: Vec<LayerDoc>,
+    fixups: Vec<FixupDoc>,
     damaged: usize,
+}
+
+#[derive(Serialize)]
+struct FixupDoc {
+    chain_id: String,
+    image: String,
+    damage: Vec<DamageDoc>,
+    damage_count: u64,
 }
 
 #[derive(Serialize)]
@@ -42,17 +53,122 @@ pub fn verify(context: &Context, image: Option<&str>, deep: bool) -> Result<u8> 
     for layer in chosen(&store, image)? {
         layers.push(look(context, &store, &layer, depth)?);
     }
-    let damaged = layers.iter().filter(|layer| layer.damage_count > 0).count();
-    let doc = Verified { deep, layers, damaged };
+    let images = match image {
+        Some(image) => vec![store.find_image(image)?],
+        None => store.images()?,
+    };
+    let mut fixups: Vec<FixupDoc> = Vec::new();
+    for record in images {
+        // What depends on damaged layers is judged once they are repaired.
+        let whole = |layer: &ImageLayer| {
+            let diff_id = layer.diff_id.to_string();
+            layers.iter().any(|doc| doc.diff_id == diff_id && doc.damage_count == 0)
+        };
+        if record.image.layers.iter().all(whole) {
+            look_at_fixups(context, &store, &record, depth, &mut fixups)?;
+        }
+    }
+    let damaged = layers.iter().filter(|layer| layer.damage_count > 0).count()
+        + fixups.iter().filter(|fixup| fixup.damage_count > 0).count();
+    let doc = Verified { deep, layers, fixups, damaged };
     if context.global.json {
         output::json(&doc)?;
     } else {
         output::text(&render(&doc))?;
         if damaged > 0 {
-            output::note("hint: remove the damaged images with `unply rm`, run `unply gc`, and pull them again");
+            output::note("hint: `unply repair IMAGE` unpacks what is damaged again");
         }
     }
     Ok(if damaged > 0 { ErrorKind::Integrity.exit_code() } else { 0 })
+}
+
+fn look_at_fixups(
+    context: &Context,
+    store: &Store,
+    record: &ImageRecord,
+    depth: Depth,
+    out: &mut Vec<FixupDoc>,
+) -> Result<()> {
+    let image = record.names.first().cloned().unwrap_or_else(|| record.image.image_id.to_string());
+    let mut damage = Vec::new();
+    let mut damage_count = 0;
+    unpack::verify_fixups(store, record, depth, context.signals.token(), &mut |fixup, found| match found {
+        Some(found) => {
+            damage_count += 1;
+            if damage.len() < LISTED {
+                damage.push(DamageDoc::from(found));
+            }
+        }
+        None => {
+            let chain_id = fixup.record().chain_id.to_string();
+            let (damage, damage_count) = (std::mem::take(&mut damage), std::mem::take(&mut damage_count));
+            // Images that begin alike share it.
+            if !out.iter().any(|doc| doc.chain_id == chain_id) {
+                out.push(FixupDoc { chain_id, image: output::printable(&image), damage, damage_count });
+            }
+        }
+    })
+}
+
+impl From<Damage> for DamageDoc {
+    fn from(found: Damage) -> DamageDoc {
+        DamageDoc { path: crate::error::escape(&found.path), kind: found.kind.code(), detail: found.detail }
+    }
+}
+
+#[derive(Serialize)]
+struct RepairedDoc {
+    image_id: String,
+    layers: Vec<String>,
+    fixups: Vec<String>,
+    remount: Vec<RemountDoc>,
+}
+
+#[derive(Serialize)]
+struct RemountDoc {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<u32>,
+}
+
+pub fn repair(context: &Context, image: &str, from: Option<&str>) -> Result<()> {
+    let store = context.existing_store()?;
+    let record = store.find_image(image)?;
+    let from: Option<Reference> = from.map(str::parse).transpose()?;
+    let reporter = context.reporter();
+    let done = unpack::repair(image, from.as_ref(), &store, &context.options(), &|e| reporter.event(e))?;
+    reporter.finish(&[]);
+    let doc = RepairedDoc {
+        image_id: record.image.image_id.to_string(),
+        layers: done.layers.iter().map(ToString::to_string).collect(),
+        fixups: done.fixups.iter().map(ToString::to_string).collect(),
+        remount: done
+            .remount
+            .iter()
+            .map(|u| RemountDoc {
+                path: crate::error::escape(u.target.as_os_str().as_encoded_bytes()),
+                process: u.process,
+            })
+            .collect(),
+    };
+    if context.global.json {
+        return output::json(&doc);
+    }
+    let mut text = String::new();
+    for layer in &doc.layers {
+        text.push_str(&format!("repaired layer {layer}\n"));
+    }
+    for fixup in &doc.fixups {
+        text.push_str(&format!("repaired what corrects chain {fixup}\n"));
+    }
+    if text.is_empty() {
+        text.push_str("no damage\n");
+    }
+    for mount in &doc.remount {
+        let place = mount.process.map_or(String::new(), |id| format!(" in the mount namespace of process {id}"));
+        text.push_str(&format!("remount {}{place}: it shows the damaged files until then\n", mount.path));
+    }
+    output::text(&text)
 }
 
 /// Returns the layers of an image, bottom first, or all of the store.
@@ -81,8 +197,7 @@ fn look(context: &Context, store: &Store, layer: &LayerRef, depth: Depth) -> Res
     let mut found = |d: Damage| {
         damage_count += 1;
         if damage.len() < LISTED {
-            let path = crate::error::escape(&d.path);
-            damage.push(DamageDoc { path, kind: d.kind.code(), detail: d.detail });
+            damage.push(DamageDoc::from(d));
         }
     };
     let result = store.verify_layer(layer, depth, context.signals.token(), &mut found);
@@ -115,14 +230,11 @@ fn render(doc: &Verified) -> String {
             text.push_str(&format!(" of {}", layer.used_by.join(", ")));
         }
         text.push_str(": damaged\n");
-        for found in &layer.damage {
-            let name = if found.path.is_empty() { String::new() } else { format!("\"{}\" ", found.path) };
-            text.push_str(&format!("  {:<10} {name}{}\n", found.kind, found.detail));
-        }
-        let more = layer.damage_count - layer.damage.len() as u64;
-        if more > 0 {
-            text.push_str(&format!("  and {more} more\n"));
-        }
+        list(&layer.damage, layer.damage_count, &mut text);
+    }
+    for fixup in doc.fixups.iter().filter(|fixup| fixup.damage_count > 0) {
+        text.push_str(&format!("what corrects chain {} of {}: damaged\n", fixup.chain_id, fixup.image));
+        list(&fixup.damage, fixup.damage_count, &mut text);
     }
     let bytes: u64 = doc.layers.iter().map(|layer| layer.bytes).sum();
     let looked_at =
@@ -134,4 +246,15 @@ fn render(doc: &Verified) -> String {
     };
     text.push_str(&format!("{layers} layer{}, {looked_at}: {verdict}\n", if layers == 1 { "" } else { "s" }));
     text
+}
+
+fn list(damage: &[DamageDoc], count: u64, text: &mut String) {
+    for found in damage {
+        let name = if found.path.is_empty() { String::new() } else { format!("\"{}\" ", found.path) };
+        text.push_str(&format!("  {:<10} {name}{}\n", found.kind, found.detail));
+    }
+    let more = count - damage.len() as u64;
+    if more > 0 {
+        text.push_str(&format!("  and {more} more\n"));
+    }
 }

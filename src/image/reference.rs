@@ -73,6 +73,31 @@ pub enum Reference {
     Path(PathBuf),
 }
 
+impl Reference {
+    /// Returns the same reference for whoever is in another directory: its path made absolute.
+    ///
+    /// # Errors
+    /// When the current directory is not known.
+    pub fn absolute(&self) -> std::io::Result<Reference> {
+        let mut out = self.clone();
+        let path = match &mut out {
+            Reference::OciDir { dir: path, .. }
+            | Reference::OciArchive { file: path, .. }
+            | Reference::DockerArchive { file: path, .. }
+            | Reference::Layer(Input::File(path))
+            | Reference::Path(path) => path,
+            Reference::Layer(Input::Stdin) | Reference::Stdin { .. } | Reference::Stored(_) => return Ok(out),
+        };
+        *path = std::path::absolute(&*path)?;
+        Ok(out)
+    }
+
+    /// Tells whether it is standard input, which can be read only once.
+    pub fn is_stdin(&self) -> bool {
+        matches!(self, Reference::Layer(Input::Stdin) | Reference::Stdin { .. })
+    }
+}
+
 impl FromStr for Reference {
     type Err = Error;
 

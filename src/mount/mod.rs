@@ -56,7 +56,9 @@ pub use backend::Backend;
 pub use detach::{detach, detach_lazy};
 pub use probe::{OverlayProbe, probe_overlay};
 pub use render::ContainerdMount;
-pub use table::{MountInfo, all_mounts, find_mount, overlay_mounts, overlays_using};
+pub use table::{
+    MountInfo, OverlayUse, all_mounts, find_mount, overlay_mounts, overlays_anywhere_using, overlays_using,
+};
 
 use crate::error::{Error, ErrorKind, escape};
 use crate::policy::XattrFlavour;

@@ -15,6 +15,8 @@ pub struct MountInfo {
     pub id: u64,
     /// The mount it is attached to.
     pub parent: u64,
+    /// Device number of its file system, `major:minor`; every overlay has its own.
+    pub device: String,
     /// Where it is attached, as seen from the caller's root.
     pub target: PathBuf,
     /// File system type.
@@ -33,7 +35,7 @@ impl MountInfo {
         let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u64>().ok();
         let id = number(fields.next()?)?;
         let parent = number(fields.next()?)?;
-        let _device = fields.next()?;
+        let device = String::from_utf8_lossy(fields.next()?).into_owned();
         let _root = fields.next()?;
         let target = PathBuf::from(unescape_octal(fields.next()?));
         let options = split_options(fields.next()?);
@@ -43,7 +45,7 @@ impl MountInfo {
         let source = unescape_octal(fields.next()?);
         // A source that was given empty leaves nothing between two blanks; options are always there.
         let super_options = split_options(fields.next().unwrap_or_default());
-        Some(MountInfo { id, parent, target, fs_type, source, options, super_options })
+        Some(MountInfo { id, parent, device, target, fs_type, source, options, super_options })
     }
 
     fn super_values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
@@ -185,6 +187,52 @@ pub fn find_mount(target: &Path) -> Result<Option<MountInfo>, Error> {
 /// As [`all_mounts`].
 pub fn overlays_using(dir: &Path) -> Result<Vec<MountInfo>, Error> {
     Ok(overlay_mounts()?.into_iter().filter(|m| m.uses(dir)).collect())
+}
+
+/// An overlay that has a directory as one of its layers, in whatever mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayUse {
+    /// Device number of the overlay, `major:minor`.
+    pub device: String,
+    /// Where it is mounted, as seen in its mount namespace.
+    pub target: PathBuf,
+    /// A process in that mount namespace; `None` for the caller's own.
+    pub process: Option<u32>,
+}
+
+/// Returns the overlays that have a layer at or below `dir`, or do not tell, in the mount namespace of every process that
+/// the caller may look at.
+///
+/// Namespaces that no process is in, and mounts that were detached lazily, are not seen.
+///
+/// # Errors
+/// As [`all_mounts`].
+pub fn overlays_anywhere_using(dir: &Path) -> Result<Vec<OverlayUse>, Error> {
+    let may_use = |m: &MountInfo| m.fs_type == "overlay" && (m.uses(dir) || !m.names_its_layers());
+    let mut out = Vec::new();
+    let mut add = |mounts: Vec<MountInfo>, process: Option<u32>| {
+        out.extend(mounts.into_iter().filter(&may_use).map(|m| OverlayUse {
+            device: m.device,
+            target: m.target,
+            process,
+        }));
+    };
+    add(all_mounts()?, None);
+    let namespace = |process: &Path| std::fs::read_link(process.join("ns/mnt")).ok();
+    let mut seen = std::collections::HashSet::new();
+    seen.extend(namespace(Path::new("/proc/thread-self")));
+    let processes = std::fs::read_dir("/proc").map_err(|e| Error::io("list /proc", e))?;
+    for process in processes.flatten() {
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Gone by now, or somebody else's: what cannot be looked at cannot be counted.
+        if !namespace(&process.path()).is_some_and(|ns| seen.insert(ns)) {
+            continue;
+        }
+        if let Ok(table) = std::fs::read(process.path().join("mountinfo")) {
+            add(table.split(|b| *b == b'\n').filter_map(MountInfo::parse).collect(), Some(id));
+        }
+    }
+    Ok(out)
 }
 
 #[cfg(test)]

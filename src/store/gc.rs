@@ -61,6 +61,7 @@ impl Store {
         }
         report.leftovers.extend(self.dead_staging()?);
         report.leftovers.extend(self.orphan_trees()?);
+        report.leftovers.extend(self.released()?);
         report.leftovers.extend(self.unused_dirs(&roots.dirs)?);
         if dry_run {
             return Ok(report);

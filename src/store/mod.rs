@@ -30,6 +30,7 @@
 //!                  record, since a committed snapshot changes its name but keeps its directory
 //!   staging/NAME/  tree/, meta/ (becomes layers/ID), `lock`: flock held by the owner; `.tmp-*`: files being written
 //!   pins/NAME      one ID a line, flock held by the owner
+//!   kept/NAME/     tree: one that was replaced while mounts showed it; why.json: which. Absent until the first repair
 //!   e/0, e/1       two empty directories, 0755, mtime 0, for mounts of fewer than two layers
 //!   trash/         what is being deleted; NAME.json is a snapshot's record whose s/DIR is to go too
 //! ```
@@ -44,6 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod check;
+mod compare;
 mod fail;
 mod gc;
 mod id;
@@ -52,12 +54,14 @@ mod lock;
 mod pin;
 mod publish;
 mod record;
+mod replace;
 mod snapshots;
 mod staging;
 mod trash;
 mod verify;
 
 pub use check::{Problem, ProblemKind};
+pub use compare::compare_trees;
 pub use gc::{Freed, GcReport};
 pub use id::Id;
 pub use images::NewImage;

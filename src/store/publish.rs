@@ -267,17 +267,7 @@ impl Store {
         for layer in sealed {
             let id = Id::of_layer(&layer.report.diff_id, &layer.options);
             keys.push((layer.report.diff_id, layer.options));
-            let record = LayerRecord {
-                version: VERSION,
-                diff_id: layer.report.diff_id,
-                options: layer.options,
-                flavour: self.flavour(),
-                form: Form::Directory,
-                durable: self.durable_now(),
-                source: layer.report,
-                facts: layer.facts,
-                created: Time::now(),
-            };
+            let record = self.record_of(&layer);
             layer.staging.write_record(&record::encode(&record)?)?;
             group.push(Candidate { id, records: "layers", staging: layer.staging, has_tree: true, fate: Fate::Fresh });
         }
@@ -302,16 +292,7 @@ impl Store {
         let mut keys = Vec::with_capacity(fixups.len());
         let mut group = Vec::with_capacity(fixups.len());
         for (key, staging) in fixups {
-            let record = FixupRecord {
-                version: VERSION,
-                chain_id: key.chain_id,
-                options: key.options,
-                flavour: self.flavour(),
-                form: Form::Directory,
-                empty: staging.is_none(),
-                durable: self.durable_now(),
-                created: Time::now(),
-            };
+            let record = self.fixup_record(&key, staging.is_none());
             let has_tree = staging.is_some();
             let staging = match staging {
                 Some(staging) => staging,
@@ -330,6 +311,33 @@ impl Store {
             self.upgrade_durable(&mut [], &mut out)?;
         }
         Ok(out)
+    }
+
+    pub(super) fn record_of(&self, layer: &SealedLayer) -> LayerRecord {
+        LayerRecord {
+            version: VERSION,
+            diff_id: layer.report.diff_id,
+            options: layer.options,
+            flavour: self.flavour(),
+            form: Form::Directory,
+            durable: self.durable_now(),
+            source: layer.report.clone(),
+            facts: layer.facts.clone(),
+            created: Time::now(),
+        }
+    }
+
+    pub(super) fn fixup_record(&self, key: &FixupKey, empty: bool) -> FixupRecord {
+        FixupRecord {
+            version: VERSION,
+            chain_id: key.chain_id,
+            options: key.options,
+            flavour: self.flavour(),
+            form: Form::Directory,
+            empty,
+            durable: self.durable_now(),
+            created: Time::now(),
+        }
     }
 
     /// The protocol of publication, for whatever has a tree in `l` and a record directory.
@@ -473,6 +481,6 @@ fn same_key(id: &Id, same: bool) -> Result<()> {
         .with_hint("use another --root for this image"))
 }
 
-fn vanished(what: &dyn std::fmt::Display) -> Error {
+pub(super) fn vanished(what: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Other, format!("{what} vanished from the store right after it was published"))
 }

@@ -191,6 +191,9 @@ pub struct Image {
     pub image_id: ImageId,
     /// The reference it was pulled by, as the user gave it.
     pub reference: String,
+    /// The same with an absolute path, to read layers again; `None` for standard input.
+    #[serde(default)]
+    pub source: Option<String>,
     /// Digest of the manifest; archives of the old Docker form have none.
     pub manifest_digest: Option<BlobDigest>,
     /// The platform it is for.

@@ -131,6 +131,10 @@ impl Staging {
         Ok(SealedLayer { staging: self, options, facts, report })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Writes the record that makes it count, once it has its name.
     pub(super) fn write_record(&self, bytes: &[u8]) -> Result<()> {
         File::from(self.meta.new_file(RECORD)?)

@@ -79,6 +79,7 @@ pub(super) fn image(layers: &[&str]) -> Image {
     Image {
         image_id: ImageId(digest(&layers.join(","))),
         reference: format!("oci:{}", layers.join(",")),
+        source: None,
         manifest_digest: None,
         platform: Platform { os: "linux".into(), architecture: "amd64".into(), variant: None },
         layers: layers

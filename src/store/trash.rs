@@ -110,6 +110,9 @@ impl Store {
         for path in self.orphan_trees()? {
             self.discard(&path)?;
         }
+        for path in self.released()? {
+            self.discard(&path)?;
+        }
         let s = self.dir("s");
         for name in record::names(&s)?.iter().filter(|name| name.starts_with(TEMPORARY)) {
             self.discard(&s.join(name))?;

@@ -27,7 +27,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 /// Bytes read at a time.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 /// Seconds of mtime that every file system holds which can hold a store.
 const KEPT_EVERYWHERE: std::ops::RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
 
@@ -422,7 +422,7 @@ fn holes_are_empty(file: &File, size: u64, regions: &[Region], buf: &mut [u8], c
     Ok(true)
 }
 
-fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     match (dir, name) {
         (b"", name) => name.to_vec(),
         (dir, b"") => dir.to_vec(),
@@ -435,7 +435,7 @@ fn below(up: &[u8], path: &[u8]) -> bool {
     path.strip_prefix(up).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-fn name_of(stat: &Stat) -> &'static str {
+pub(super) fn name_of(stat: &Stat) -> &'static str {
     match stat.kind {
         Kind::Directory => "a directory",
         Kind::File => "a file",

@@ -13,7 +13,7 @@ use crate::policy::{Limits, RootEntry, TreeOptions, WhiteoutForm};
 use crate::root::{Dir, Meta, NodeMeta, Resolver};
 use crate::store::{
     Base, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
-    SnapshotLock, SnapshotRecord, Store,
+    SnapshotLock, SnapshotRecord, Staging, Store,
 };
 use crate::tar::Timestamp;
 
@@ -115,41 +115,20 @@ impl Chain {
         events: Events<'_>,
     ) -> Result<Chain> {
         let open = |path: &Path| Ok::<_, Error>(resolving(Dir::open(path)?, resolver));
-        let diff_ids: Vec<_> = layers.iter().map(LayerRef::diff_id).collect();
-        let chain_ids = ChainId::of_layers(&diff_ids);
-        let mut stack: Vec<Stacked> = Vec::new();
-        let mut root = None;
-        for (layer, chain_id) in layers.iter().zip(&chain_ids) {
-            let facts = layer.facts();
-            if facts.root_opaque {
-                // Overlayfs ignores the mark on a layer's root (W8): what is below is left out.
-                stack.clear();
+        let (stack, root, chain_id) = stack_up(&layers, options, &open, &mut |step| match store.fixup(&step.key)? {
+            Some(found) => Ok(found),
+            None => {
+                let (staging, nodes) = compute(store, step, options, limits, &open, events)?;
+                let staging = (nodes > 0).then_some(staging);
+                let mut made = store.publish_fixups(&pin, vec![(step.key, staging)])?;
+                made.pop().ok_or_else(|| Error::new(ErrorKind::Other, "fix-up was not published"))
             }
-            if options.root_entry == RootEntry::Apply && facts.root_entry.is_some() {
-                root = facts.root_entry.clone();
-            }
-            let mut fixup = None;
-            if needs_fixup(facts, stack.is_empty()) || root.is_some() {
-                let key = FixupKey { chain_id: *chain_id, options: *options };
-                fixup = Some(match store.fixup(&key)? {
-                    Some(found) => found,
-                    None => make(store, &pin, key, layer, &stack, root.as_ref(), options, limits, &open, events)?,
-                });
-            }
-            let lower = Lower::Layer(layer.id());
-            // One directory may not be stacked twice; the topmost occurrence says all that the lower one does.
-            stack.retain(|s| s.lower != lower);
-            let path = layer.tree_path().to_path_buf();
-            stack.push(Stacked { lower, dir: open(&path)?, path });
-            if let Some((id, path)) = fixup.as_ref().and_then(|f| Some((f.id(), f.tree_path()?.to_path_buf()))) {
-                stack.push(Stacked { lower: Lower::Fixup(id), dir: open(&path)?, path });
-            }
-        }
+        })?;
         Ok(Chain {
             store: store.clone(),
             _pin: pin,
             image_id,
-            chain_id: chain_ids.last().copied().unwrap_or_else(ChainId::empty),
+            chain_id,
             lowers: stack.into_iter().rev().map(|s| (s.lower, s.path)).collect(),
             layers,
             root,
@@ -211,36 +190,86 @@ impl Chain {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "a fix-up is all of these")]
-fn make(
+/// A place in a chain that needs a fix-up: the layer it corrects and what is below.
+pub(super) struct Step<'a> {
+    pub key: FixupKey,
+    pub layer: &'a LayerRef,
+    stack: &'a [Stacked],
+    root: Option<&'a RootMeta>,
+}
+
+/// Stacks layers, bottom first, asking `fixup` for what stands above one that needs it.
+///
+/// Returns the directories, bottom first, what a root entry said, and the chain's identity.
+fn stack_up(
+    layers: &[LayerRef],
+    options: &TreeOptions,
+    open: &dyn Fn(&Path) -> Result<Dir>,
+    fixup: &mut dyn FnMut(&Step<'_>) -> Result<FixupRef>,
+) -> Result<(Vec<Stacked>, Option<RootMeta>, ChainId)> {
+    let diff_ids: Vec<_> = layers.iter().map(LayerRef::diff_id).collect();
+    let chain_ids = ChainId::of_layers(&diff_ids);
+    let mut stack: Vec<Stacked> = Vec::new();
+    let mut root = None;
+    for (layer, chain_id) in layers.iter().zip(&chain_ids) {
+        let facts = layer.facts();
+        if facts.root_opaque {
+            // Overlayfs ignores the mark on a layer's root (W8): what is below is left out.
+            stack.clear();
+        }
+        if options.root_entry == RootEntry::Apply && facts.root_entry.is_some() {
+            root = facts.root_entry.clone();
+        }
+        let mut above = None;
+        if needs_fixup(facts, stack.is_empty()) || root.is_some() {
+            let key = FixupKey { chain_id: *chain_id, options: *options };
+            above = Some(fixup(&Step { key, layer, stack: &stack, root: root.as_ref() })?);
+        }
+        let lower = Lower::Layer(layer.id());
+        // One directory may not be stacked twice; the topmost occurrence says all that the lower one does.
+        stack.retain(|s| s.lower != lower);
+        let path = layer.tree_path().to_path_buf();
+        stack.push(Stacked { lower, dir: open(&path)?, path });
+        if let Some((id, path)) = above.as_ref().and_then(|f| Some((f.id(), f.tree_path()?.to_path_buf()))) {
+            stack.push(Stacked { lower: Lower::Fixup(id), dir: open(&path)?, path });
+        }
+    }
+    Ok((stack, root, chain_ids.last().copied().unwrap_or_else(ChainId::empty)))
+}
+
+/// Walks a chain whose layers are all there, handing every place that needs a fix-up to `look`.
+pub(super) fn each_fixup(
+    layers: &[LayerRef],
+    options: &TreeOptions,
+    look: &mut dyn FnMut(&Step<'_>) -> Result<FixupRef>,
+) -> Result<()> {
+    stack_up(layers, options, &Dir::open, look).map(drop)
+}
+
+/// Computes a fix-up into a staging; returns how much there was to correct, too.
+pub(super) fn compute(
     store: &Store,
-    pin: &Pin,
-    key: FixupKey,
-    layer: &LayerRef,
-    stack: &[Stacked],
-    root: Option<&RootMeta>,
+    step: &Step<'_>,
     options: &TreeOptions,
     limits: &Limits,
     open: &dyn Fn(&Path) -> Result<Dir>,
     events: Events<'_>,
-) -> Result<FixupRef> {
+) -> Result<(Staging, u64)> {
     let flavour = store.flavour();
     let staging = store.stage()?;
-    let view =
-        ChainView::new(stack.iter().rev().map(|s| Layer { dir: s.dir.clone(), marks: Some(marks(flavour)) }).collect());
-    let place = Place { tree: open(layer.tree_path())?, meta: open(layer.meta_path())? };
+    let layers = step.stack.iter().rev().map(|s| Layer { dir: s.dir.clone(), marks: Some(marks(flavour)) });
+    let view = ChainView::new(layers.collect());
+    let place = Place { tree: open(step.layer.tree_path())?, meta: open(step.layer.meta_path())? };
     let target = staging.tree().clone().with_resolver(place.tree.resolver());
-    let name = layer.diff_id().to_string();
+    let name = step.layer.diff_id().to_string();
     let mut warn = |warning: Warning| events(Event::Warning { layer: Some(name.clone()), warning });
     let mut facts = fix(&place, view, flavour, options, limits, &target, &mut warn).map_err(|e| e.with_layer(&name))?;
-    if let Some(root) = root {
+    if let Some(root) = step.root {
         let keep = |xattr: &[u8]| xattr.starts_with(flavour.xattr.prefix().as_bytes());
         target.apply_meta_self(&root_node(root), flavour.ownership == crate::policy::Ownership::Keep, &keep)?;
         facts.nodes += 1;
     }
-    let staging = (facts.nodes > 0).then_some(staging);
-    let mut made = store.publish_fixups(pin, vec![(key, staging)])?;
-    made.pop().ok_or_else(|| Error::new(crate::error::ErrorKind::Other, "fix-up was not published"))
+    Ok((staging, facts.nodes))
 }
 
 /// Completes a plan for the whiteouts that the store's layers have.
@@ -315,7 +344,10 @@ pub(super) fn of_record(store: &Store, pin: Pin, record: &ImageRecord, events: E
         })?;
         layers.push(found);
     }
-    // Whoever pulled the image had limits, and its layers are within them.
-    let limits = Limits { max_layer_memory: u64::MAX, max_depth: usize::MAX, ..Limits::default() };
-    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, &limits, None, events)
+    Chain::build(store, pin, record.image.image_id, layers, &record.image.options, &unlimited(), None, events)
+}
+
+/// Limits for layers that are in the store: whoever pulled them had some, and they are within them.
+pub(super) fn unlimited() -> Limits {
+    Limits { max_layer_memory: u64::MAX, max_depth: usize::MAX, ..Limits::default() }
 }

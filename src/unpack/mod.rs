@@ -12,6 +12,7 @@ mod chain;
 mod flat;
 pub(crate) mod layer;
 mod pull;
+mod repair;
 mod target;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ use crate::sys;
 pub use chain::{Chain, Snapshot};
 pub use flat::{Unpacked, unpack};
 pub use pull::{Pulled, pull, stored};
+pub use repair::{Repaired, repair, verify_fixups};
 
 /// How an image is brought in.
 #[derive(Debug, Clone)]

@@ -45,6 +45,7 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
         store,
         pin: store.pin(&[])?,
         layer_options: LayerOptions::from(&options.tree),
+        source: source_of(reference),
     };
     match source {
         Source::Image(image) => pull.image(image).map_err(named),
@@ -69,6 +70,15 @@ pub(super) struct Pull<'a> {
     pub store: &'a Store,
     pub pin: Pin,
     pub layer_options: LayerOptions,
+    /// Where a repair finds the image again.
+    pub source: Option<String>,
+}
+
+fn source_of(reference: &Reference) -> Option<String> {
+    let absolute = (!reference.is_stdin()).then(|| reference.absolute().ok()).flatten()?;
+    let text = absolute.to_string();
+    // A path that text cannot hold is found again by nobody.
+    text.parse().is_ok_and(|read: Reference| read == absolute).then_some(text)
 }
 
 /// What was unpacked by this run.
@@ -128,7 +138,7 @@ impl Pull<'_> {
         self.conclude(&image, seconds)
     }
 
-    fn stage_one(&self, index: usize, image: &Image, expected: &Expected) -> Result<(SealedLayer, f64)> {
+    pub(super) fn stage_one(&self, index: usize, image: &Image, expected: &Expected) -> Result<(SealedLayer, f64)> {
         let staging = self.store.stage()?;
         let blob = image.open_layer(index)?;
         let place = place_of(&staging);
@@ -239,7 +249,7 @@ impl Pull<'_> {
 
     /// Stacks the layers, which are all in the store now, and records the image.
     pub(super) fn conclude(self, image: &Image, seconds: Seconds) -> Result<Pulled> {
-        let Pull { bench, store, pin, layer_options } = self;
+        let Pull { bench, store, pin, layer_options, source } = self;
         let image_id =
             image.image_id.ok_or_else(|| Error::new(ErrorKind::Other, "the image has no id after its pull"))?;
         let mut layers = Vec::new();
@@ -268,6 +278,7 @@ impl Pull<'_> {
             image: store::Image {
                 image_id,
                 reference: image.reference.clone(),
+                source,
                 manifest_digest: image.manifest_digest,
                 platform: store::Platform {
                     os: image.platform.os.clone(),

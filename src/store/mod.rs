@@ -44,7 +44,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod check;
+mod commit;
 mod fail;
+mod filter;
 mod gc;
 mod id;
 mod images;
@@ -55,8 +57,10 @@ mod record;
 mod snapshots;
 mod staging;
 mod trash;
+mod usage;
 
 pub use check::{Problem, ProblemKind};
+pub use filter::SnapshotFilter;
 pub use gc::{Freed, GcReport};
 pub use id::Id;
 pub use images::NewImage;
@@ -68,6 +72,7 @@ pub use record::{
 };
 pub use snapshots::{Base, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
+pub use usage::{ImageUsage, LayerUsage, StoreUsage, User};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::EmptyDirs;

@@ -667,7 +667,10 @@ fn p01_to_p04_snapshots_keep_containerds_contract() {
     assert_eq!((committed.kind, committed.dir), (SnapshotKind::Committed, first.dir));
     assert_eq!(store.snapshot_usage("done").unwrap().inodes, 2);
     assert_eq!(kind(store.snapshot("first").unwrap_err()), ErrorKind::NotFound);
-    assert_eq!(kind(store.commit_snapshot("again", "done", BTreeMap::new()).unwrap_err()), ErrorKind::Usage);
+    assert_eq!(
+        kind(store.commit_snapshot("again", "done", BTreeMap::new()).unwrap_err()),
+        ErrorKind::FailedPrecondition
+    );
 
     let child = store.create_snapshot(active("first", on("done"))).unwrap();
     assert_ne!(child.dir, first.dir, "the key is free again, the directory is not");
@@ -677,7 +680,7 @@ fn p01_to_p04_snapshots_keep_containerds_contract() {
     let view = NewSnapshot { kind: SnapshotKind::View, ..active("view", on("done")) };
     let view = store.create_snapshot(view).unwrap();
     assert_eq!(entries(&store.object("s", &view.dir)), ["m"]);
-    assert_eq!(kind(store.commit_snapshot("v", "view", BTreeMap::new()).unwrap_err()), ErrorKind::Usage);
+    assert_eq!(kind(store.commit_snapshot("v", "view", BTreeMap::new()).unwrap_err()), ErrorKind::FailedPrecondition);
 
     let err = store.remove_snapshot("done").unwrap_err();
     assert!(err.kind() == ErrorKind::Busy && err.to_string().contains("remove"), "{err}");

@@ -25,7 +25,7 @@ use crate::root::{Dir, Resolver};
 use crate::store::{Flavour, Store};
 use crate::sys;
 
-pub use chain::{Chain, Snapshot};
+pub use chain::{Chain, Snapshot, snapshot_plan};
 pub use flat::{Unpacked, unpack};
 pub use pull::{Pulled, pull, stored};
 

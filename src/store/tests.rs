@@ -461,6 +461,53 @@ fn p12_pins_images_and_snapshots_keep_layers_from_collection() {
 }
 
 #[test]
+fn p12_while_a_hundred_thousand_files_are_deleted_everything_else_goes_on() {
+    let tmp = scratch();
+    let store = open(tmp.path());
+    let staging = store.stage().unwrap();
+    fs::write(staging.tree_path().join("0"), "").unwrap();
+    // Names are what takes the time; inodes would only take memory.
+    for n in 1..100_000 {
+        fs::hard_link(staging.tree_path().join("0"), staging.tree_path().join(n.to_string())).unwrap();
+    }
+    let sealed_big =
+        staging.seal(LayerOptions::default(), LayerFacts::default(), report("big"), &Expected::default()).unwrap();
+    let big = store.publish(&store.pin(&[]).unwrap(), vec![sealed_big]).unwrap().remove(0);
+    let asked = AtomicUsize::new(0);
+    let in_the_middle = || {
+        if asked.fetch_add(1, Ordering::Relaxed) == 50_000 {
+            // The deletion stands still here, as if it took for ever.
+            assert!(!big.tree_path().exists(), "the name is gone before the files are");
+            assert!(store.locks().unwrap().try_gate(Mode::Exclusive).unwrap(), "deletion holds the gate");
+            let other = open(tmp.path());
+            published(&other, &["a"]);
+            put(&other, &["a"], Some("pulled"));
+            other.create_snapshot(active("box", on_image(&other, &["a"]))).unwrap();
+            other.commit_snapshot("done", "box", BTreeMap::new()).unwrap();
+            assert_eq!(other.gc(true).unwrap().layers, []);
+        }
+        false
+    };
+    assert_eq!(store.gc_until(false, &in_the_middle).unwrap().layers.len(), 1);
+    assert!(asked.into_inner() > 50_000);
+    assert_eq!(entries(&store.dir("trash")), [] as [&str; 0]);
+    no_problems(&store);
+}
+
+#[test]
+fn p12_a_deletion_that_was_stopped_goes_on_with_the_next_command() {
+    let tmp = scratch();
+    let store = open(tmp.path());
+    let layer = published(&store, &["a"]).remove(0);
+    store.gc_until(false, &|| true).unwrap();
+    assert!(!layer.tree_path().exists());
+    assert!(!entries(&store.dir("trash")).is_empty(), "nothing was left to go on with");
+    no_problems(&store);
+    open(tmp.path());
+    assert_eq!(entries(&store.dir("trash")), [] as [&str; 0]);
+}
+
+#[test]
 fn a_pin_may_come_before_its_layer_and_a_dead_pin_holds_nothing() {
     let tmp = scratch();
     let store = open(tmp.path());

@@ -186,7 +186,7 @@ fn missing(b: &Bench<'_>) {
 
 fn labels(b: &Bench<'_>) {
     // Whatever is in them.
-    let odd = Labels::from([("a/b.c=\"d\"".to_owned(), "x, y=z\n\u{e9}".to_owned()), ("k".to_owned(), "v".to_owned())]);
+    let odd = Labels::from([("a/b.c \"d\"".to_owned(), "x, y=z\n\u{e9}".to_owned()), ("k".to_owned(), "v".to_owned())]);
     b.layer("base", "", &[]);
     b.sn.prepare("active", "base", &odd).unwrap();
     b.sn.view("view", "base", &odd).unwrap();

@@ -9,6 +9,7 @@ use super::Context;
 use super::args::{LabelChange, ListArgs, NewSnapshotArgs, SnapshotCommand};
 use super::mounts;
 use super::output::{self, Align, Table, age, human_bytes, printable, short};
+use super::stored;
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::mount::{ContainerdMount, MountInfo, overlay_mounts};
 use crate::store::{Base, NewSnapshot, SnapshotFilter, SnapshotKind, SnapshotRecord, Store, Time};
@@ -123,7 +124,8 @@ fn make(context: &Context, args: NewSnapshotArgs, kind: SnapshotKind) -> Result<
     let record = match args.image {
         Some(image) => {
             let reporter = context.reporter();
-            let pulled = unpack::stored(&image, &store, &|e| reporter.event(e))?;
+            let id = stored::find(&store, &image)?.image.image_id.to_string();
+            let pulled = unpack::stored(&id, &store, &|e| reporter.event(e))?;
             pulled.chain.record_snapshot(&args.key, kind, labels)?
         }
         None => {

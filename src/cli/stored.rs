@@ -211,7 +211,7 @@ pub fn rm(context: &Context, images: &[String]) -> Result<()> {
 }
 
 /// Finds an image by name, by id, or by the very reference that it was pulled by.
-fn find(store: &Store, image: &str) -> Result<ImageRecord> {
+pub fn find(store: &Store, image: &str) -> Result<ImageRecord> {
     match store.find_image(image) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let mut same = store.images()?.into_iter().filter(|record| record.image.reference == image);

@@ -44,7 +44,7 @@ impl Store {
     ) -> Result<SnapshotRecord> {
         named(name)?;
         let locks = self.locks()?;
-        if !locks.try_key(What::Snapshot, Some(&Id::of_snapshot(key)), Mode::Exclusive)? {
+        if !locks.try_key_briefly(What::Snapshot, Some(&Id::of_snapshot(key)), Mode::Exclusive)? {
             return Err(busy(key));
         }
         let active = self.snapshot(key)?;

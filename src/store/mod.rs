@@ -78,6 +78,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mount::EmptyDirs;
 use crate::policy::{Ownership, WhiteoutForm};
 use fail::fail_point;
+pub(crate) use lock::patience;
 use lock::{Locks, Mode};
 use record::StoreRecord;
 

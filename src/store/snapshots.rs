@@ -276,7 +276,7 @@ impl Store {
         let id = Id::of_snapshot(key);
         let locks = self.gate(Mode::Shared)?;
         locks.key(What::SnapshotRecord, Some(&id), Mode::Exclusive, &|| false)?;
-        if !locks.try_key(What::Snapshot, Some(&id), Mode::Exclusive)? {
+        if !locks.try_key_briefly(What::Snapshot, Some(&id), Mode::Exclusive)? {
             return Err(busy(key));
         }
         let path = self.snapshot_path(key);

@@ -302,7 +302,7 @@ impl Snapshot {
     /// `NotFound`; `Busy` where another process holds it.
     pub fn open(store: &Store, key: &str) -> Result<Snapshot> {
         // Whoever holds it has it mounted, perhaps for days.
-        let (lock, record) = store.lock_snapshot(key, &|| true).map_err(|e| match e.kind() {
+        let (lock, record) = store.lock_snapshot(key, &crate::store::patience()).map_err(|e| match e.kind() {
             ErrorKind::Cancelled => Error::new(
                 ErrorKind::Busy,
                 format!("snapshot \"{}\" is in use by another process", crate::error::escape(key.as_bytes())),

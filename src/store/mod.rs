@@ -230,6 +230,8 @@ fn make_root(root: &Path) -> Result<()> {
         DIRECTORIES.contains(&name.as_str())
             || [LOCK, "lost+found"].contains(&name.as_str())
             || name.starts_with(TEMPORARY)
+            // What a probe of the file system leaves when it is killed.
+            || name.starts_with(".unply-probe-")
     };
     // A creation that was killed leaves only our own names, without store.json.
     if found.iter().any(|name| name == STORE_RECORD) || found.iter().all(ours) {

@@ -218,6 +218,14 @@ fn a_directory_with_other_things_is_refused_and_left_alone() {
 }
 
 #[test]
+fn p15_a_kill_while_the_place_is_probed_does_not_spoil_it() {
+    let tmp = scratch();
+    let root = tmp.path().join("store");
+    fs::create_dir_all(root.join(".unply-probe-1-0/dir")).unwrap();
+    no_problems(&Store::open(&root, flavour(), true).unwrap());
+}
+
+#[test]
 fn an_unknown_version_is_refused() {
     let tmp = scratch();
     let store = open(tmp.path());

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -33,10 +34,20 @@ impl Mounted {
         self.0.as_deref().unwrap()
     }
 
-    /// Unmounts; fails where something still uses it.
+    /// Unmounts; fails where something goes on using it.
     pub fn detach(mut self) {
-        let target = self.0.take().unwrap();
-        unmount(&target, UnmountFlags::empty()).unwrap_or_else(|e| panic!("unmount {}: {e}", target.display()));
+        let start = Instant::now();
+        loop {
+            let Some(target) = &self.0 else { return };
+            match unmount(target, UnmountFlags::empty()) {
+                Ok(()) => self.0 = None,
+                // A child that another thread of the test starts holds our descriptors until it calls exec.
+                Err(rustix::io::Errno::BUSY) if start.elapsed() < Duration::from_secs(5) => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(e) => panic!("unmount {}: {e}", target.display()),
+            }
+        }
     }
 }
 

@@ -31,20 +31,52 @@
 //! the layer counts as absent in every other boot. `entries`, beside the record, is the journal from which fix-ups are made: one line for
 //! each entry of the archive, described in `src/apply/journal.rs`; `stash/` holds content that only hard links of other layers name.
 //! ```json layers
-//! LAYER
+//! {
+//!   "version": 1,
+//!   "diff_id": "sha256:b0f6ae451a6d20b31890d6d7026b7c13097aee02e218fdd86077687d31894926",
+//!   "options": {"selinux": "drop", "strict": false},
+//!   "flavour": {"xattr": "trusted", "ownership": "keep", "whiteouts": "char-device"},
+//!   "form": "directory",
+//!   "durable": "yes",
+//!   "source": {"digest": "sha256:dbbf9034d984b03137f3b081b058a361ebc09ac2bc4319a129dad62d4e71299d", "compressed_bytes": 204, "diff_id": "sha256:b0f6ae451a6d20b31890d6d7026b7c13097aee02e218fdd86077687d31894926", "uncompressed_bytes": 4096, "codec": "gzip"},
+//!   "facts": {"entries": 4, "content_bytes": 4, "inodes": 4, "root_opaque": false, "depends_on_lower": true, "late_links": 0, "whiteouts": 0, "opaques": 1, "devices_skipped": false, "root_entry": null, "squashed": false},
+//!   "created": "1795261081.606662678"
+//! }
 //! ```
 //!
 //! # `fixups/ID/record.json`
 //! `empty`: there was nothing to correct, and `l/ID` does not exist.
 //! ```json fixups
-//! FIXUP
+//! {
+//!   "version": 1,
+//!   "chain_id": "sha256:3470964add80d0a64845b44835c2ed5207a64fae6c208a45baf2fc9a979b1d27",
+//!   "options": {"strict": false, "root_entry": "ignore", "lower_symlinks": "resolve", "selinux": "drop"},
+//!   "flavour": {"xattr": "trusted", "ownership": "keep", "whiteouts": "char-device"},
+//!   "form": "directory",
+//!   "empty": false,
+//!   "durable": "yes",
+//!   "created": "1795261081.607321996"
+//! }
 //! ```
 //!
 //! # `images/ID/record.json`
 //! Beside it `config.json` and, where there is one, `manifest.json` stand byte for byte as they came. `layers` is bottom first. Of two
 //! images that claim one name the one with the later `updated` has it.
 //! ```json images
-//! IMAGE
+//! {
+//!   "version": 1,
+//!   "image_id": "sha256:9f482d57911fd25b3c93743bceddf1fbb906b05917b47b409e75a43f811deab1",
+//!   "reference": "oci:image:t",
+//!   "manifest_digest": "sha256:1e0f7f99e88ac2f3ec233695eda25c46b2978fd57f9e81cf8393efd202ac38e9",
+//!   "platform": {"os": "linux", "architecture": "amd64"},
+//!   "layers": [{"diff_id": "sha256:35c4c8cbc66b36c8b9858a340d31467c190cbc65da02e1310d0077ebeb0ecc3a", "digest": "sha256:1a5026b3a7f10eeeeff937d519dd740f7043d5ab092e67125ef45e282a471ab6", "size": 301, "media_type": "application/vnd.oci.image.layer.v1.tar+gzip"}, {"diff_id": "sha256:b0f6ae451a6d20b31890d6d7026b7c13097aee02e218fdd86077687d31894926", "digest": "sha256:dbbf9034d984b03137f3b081b058a361ebc09ac2bc4319a129dad62d4e71299d", "size": 204, "media_type": "application/vnd.oci.image.layer.v1.tar+gzip"}],
+//!   "chain_id": "sha256:3470964add80d0a64845b44835c2ed5207a64fae6c208a45baf2fc9a979b1d27",
+//!   "options": {"strict": false, "root_entry": "ignore", "lower_symlinks": "resolve", "selinux": "drop"},
+//!   "names": ["t"],
+//!   "durable": "yes",
+//!   "created": "1795261081.607523311",
+//!   "updated": "1795261081.612660251"
+//! }
 //! ```
 //!
 //! # `snapshots/ID.json`
@@ -52,7 +84,21 @@
 //! directory in `s`; a commit keeps it. `root` is the metadata of its `fs` directory. `usage` is set by a commit. Times are seconds since 1970 with
 //! nine decimals, as text.
 //! ```json snapshots
-//! SNAPSHOT
+//! {
+//!   "version": 1,
+//!   "key": "done",
+//!   "kind": "committed",
+//!   "parent": null,
+//!   "image_id": "sha256:9f482d57911fd25b3c93743bceddf1fbb906b05917b47b409e75a43f811deab1",
+//!   "dir": "qyi6s5ljjf62",
+//!   "lowers": [{"fixup": "yxffe4j4qcfg"}, {"layer": "ieuguuyzs3s5"}, {"layer": "hm3q6ut4qop5"}],
+//!   "root": {"mode": 493, "uid": 0, "gid": 0, "mtime": 0, "mtime_nanos": 0, "xattrs": []},
+//!   "labels": {"example.org/why": "a golden store"},
+//!   "usage": {"bytes": 4096, "inodes": 2},
+//!   "durable": "yes",
+//!   "created": "1795261081.659652378",
+//!   "updated": "1795261081.659652378"
+//! }
 //! ```
 //!
 //! # What may be found after a crash

@@ -16,6 +16,7 @@
 //! * After any kill, the next [`Store::open`] gives a store for which [`Store::check`] finds nothing.
 //!
 //! # Layout, version 1
+//! Documents and names are described in [`format`](mod@format).
 //! ```text
 //! ROOT/            0700, owned by the caller
 //!   store.json     {version, flavour: {xattr: trusted|user, ownership: keep|squash, whiteouts: char-device|xattr}}
@@ -47,6 +48,7 @@ mod check;
 mod commit;
 mod fail;
 mod filter;
+pub mod format;
 mod gc;
 mod id;
 mod images;

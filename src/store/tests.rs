@@ -178,6 +178,29 @@ fn layout_is_the_documented_one() {
     no_problems(&store);
 }
 
+#[test]
+fn the_documented_records_are_records() {
+    let text = include_str!("format.rs").lines().map(|line| line.strip_prefix("//! ").unwrap_or_default());
+    let text: Vec<&str> = text.collect();
+    let example = |name: &str| {
+        let start = text.iter().position(|line| *line == format!("```json {name}")).unwrap();
+        let body: Vec<&str> = text[start + 1..].iter().copied().take_while(|line| *line != "```").collect();
+        serde_json::from_str::<serde_json::Value>(&body.join("\n")).unwrap()
+    };
+    // What is read and written again is what is documented: no field is missing, none too many.
+    fn same<T: serde::de::DeserializeOwned + serde::Serialize>(example: serde_json::Value) -> T {
+        let record: T = serde_json::from_value(example.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&record).unwrap(), example);
+        record
+    }
+    same::<StoreRecord>(example("store.json"));
+    let layer: LayerRecord = same(example("layers"));
+    assert_eq!(layer.flavour, same::<FixupRecord>(example("fixups")).flavour);
+    let image: ImageRecord = same(example("images"));
+    assert!(image.image.needs().contains(&Id::of_layer(&layer.diff_id, &layer.options)));
+    assert_eq!(same::<SnapshotRecord>(example("snapshots")).image_id, Some(image.image.image_id));
+}
+
 const GOLDEN_NAMES: [&str; 4] = ["ltvv753n5uwm", "ewomtcsjvaiq", "vlwuabdxrytq", "2af4lj4hzwja"];
 
 #[test]

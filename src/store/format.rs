@@ -28,8 +28,9 @@
 //!
 //! # `layers/ID/record.json`
 //! `source` is the blob that the layer came from, `facts` what unpacking it found out. `durable` is `"yes"`, or `{"no": {"boot_id": …}}`: then
-//! the layer counts as absent in every other boot. `entries`, beside the record, is the journal from which fix-ups are made: one line for
-//! each entry of the archive, described in `src/apply/journal.rs`; `stash/` holds content that only hard links of other layers name.
+//! the layer counts as absent in every other boot. `entries`, beside the record, is the journal from which fix-ups are made: what the
+//! archive asked for, in its order, in the binary form that `src/apply/journal.rs` describes, with a version of its own. `stash/` holds
+//! content that a later entry of the archive replaced and that only hard links still name.
 //! ```json layers
 //! {
 //!   "version": 1,
@@ -81,7 +82,7 @@
 //!
 //! # `snapshots/ID.json`
 //! `lowers` is topmost first, and says by itself what to mount: nothing else need be read. `parent` is a snapshot's name. `dir` is the
-//! directory in `s`; a commit keeps it. `root` is the metadata of its `fs` directory. `usage` is set by a commit. Times are seconds since 1970 with
+//! directory in `s`; a commit keeps it. `root` is the metadata that its `fs` directory was made with. `usage` is set by a commit. Times are seconds since 1970 with
 //! nine decimals, as text.
 //! ```json snapshots
 //! {

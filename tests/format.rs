@@ -66,7 +66,7 @@ fn build_the_golden_stores() {
     assert!(std::env::var_os("UNPLY_BLESS").is_some(), "only with UNPLY_BLESS=1: see the head of this file");
     for (flavour, namespaces) in [("trusted", "-m"), ("user", "-Urm")] {
         let place = tempfile::tempdir_in("/dev/shm").unwrap();
-        let spec = ImageSpec::new(layers().iter().map(|layer| testkit::layer(layer))).tag("t");
+        let spec = ImageSpec::new(layers().iter().map(testkit::layer)).tag("t");
         OciLayout::new(place.path().join("image")).unwrap().add(&spec).unwrap();
         let script = Command::new("unshare")
             .args([namespaces, "sh", "-euxc", SCRIPT])
@@ -105,7 +105,7 @@ fn here(lab: &Lab) -> (&'static str, &'static str) {
 
 fn copy_of_image(lab: &Lab) -> Reference {
     let layout = lab.path().join("image");
-    let spec = ImageSpec::new(layers().iter().map(|layer| testkit::layer(layer))).tag("t");
+    let spec = ImageSpec::new(layers().iter().map(testkit::layer)).tag("t");
     OciLayout::new(&layout).unwrap().add(&spec).unwrap();
     format!("oci:{}:t", layout.display()).parse().unwrap()
 }

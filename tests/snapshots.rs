@@ -431,7 +431,7 @@ fn p12_what_a_mount_shows_is_not_collected() {
     let layers =
         [vec![dir("d/"), file("d/one", "1"), file("d/gone", "")], vec![file("d/two", "2"), whiteout("d", "gone")]];
     let layout = lab.path().join("image");
-    OciLayout::new(&layout).unwrap().add(&ImageSpec::new(layers.iter().map(|l| testkit::layer(l))).tag("t")).unwrap();
+    OciLayout::new(&layout).unwrap().add(&ImageSpec::new(layers.iter().map(testkit::layer)).tag("t")).unwrap();
     let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
     let store = unpack::open_store(&lab.path().join("store"), false).unwrap();
     let pulled = unpack::pull(&reference, &store, &Options::default(), &|_| {}).unwrap();

@@ -15,6 +15,7 @@ mod report;
 mod signals;
 mod snapshots;
 mod stored;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ fn run(context: &Context, command: Command) -> Result<u8> {
         Command::Snapshot(command) => snapshots::run(context, command),
         Command::Rm { images } => stored::rm(context, &images),
         Command::Gc { dry_run } => stored::gc(context, dry_run),
+        Command::Verify { image, all: _, deep } => return verify::verify(context, image.as_deref(), deep),
         Command::Bench(args) => bench::bench(context, &args),
     }
     .map(|()| 0)

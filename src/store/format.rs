@@ -40,7 +40,7 @@
 //!   "form": "directory",
 //!   "durable": "yes",
 //!   "source": {"digest": "sha256:dbbf9034d984b03137f3b081b058a361ebc09ac2bc4319a129dad62d4e71299d", "compressed_bytes": 204, "diff_id": "sha256:b0f6ae451a6d20b31890d6d7026b7c13097aee02e218fdd86077687d31894926", "uncompressed_bytes": 4096, "codec": "gzip"},
-//!   "facts": {"entries": 4, "content_bytes": 4, "inodes": 4, "root_opaque": false, "depends_on_lower": true, "late_links": 0, "whiteouts": 0, "opaques": 1, "devices_skipped": false, "root_entry": null, "squashed": false},
+//!   "facts": {"entries": 4, "content_bytes": 4, "inodes": 4, "root_opaque": false, "depends_on_lower": true, "late_links": 0, "whiteouts": 0, "opaques": 1, "devices_skipped": false, "root_entry": null, "squashed": false, "xattrs_dropped": false, "copied_links": 0},
 //!   "created": "1795261081.606662678"
 //! }
 //! ```

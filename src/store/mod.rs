@@ -60,6 +60,7 @@ mod snapshots;
 mod staging;
 mod trash;
 mod usage;
+mod verify;
 
 pub use check::{Problem, ProblemKind};
 pub use filter::SnapshotFilter;
@@ -75,6 +76,7 @@ pub use record::{
 pub use snapshots::{Base, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
 pub use usage::{ImageUsage, LayerUsage, StoreUsage, User};
+pub use verify::{Damage, DamageKind, Depth};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::EmptyDirs;

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     Busy,
     /// Something of that name exists already.
     AlreadyExists,
+    /// A store object is in a state in which this cannot be done to it.
+    FailedPrecondition,
     /// A registry or the network failed.
     Network,
     /// The caller cancelled.
@@ -52,6 +54,7 @@ impl ErrorKind {
             ErrorKind::NoSpace => "no-space",
             ErrorKind::Busy => "busy",
             ErrorKind::AlreadyExists => "already-exists",
+            ErrorKind::FailedPrecondition => "failed-precondition",
             ErrorKind::Network => "network",
             ErrorKind::Cancelled => "cancelled",
             ErrorKind::Other => "other",
@@ -61,7 +64,7 @@ impl ErrorKind {
     /// Returns the process exit code of the command-line contract.
     pub fn exit_code(self) -> u8 {
         match self {
-            ErrorKind::Usage => 2,
+            ErrorKind::Usage | ErrorKind::FailedPrecondition => 2,
             ErrorKind::NotFound => 3,
             ErrorKind::Integrity => 4,
             ErrorKind::Malformed | ErrorKind::Limit => 5,

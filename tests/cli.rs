@@ -270,12 +270,13 @@ fn the_store_lists_drops_and_collects() {
     place.run(&["pull", "oci:image"]).with(0);
     let images = place.run(&["images", "--json"]).with(0).json();
     keys(&images, &["schema", "images"]);
-    keys(&images["images"][0], &["image_id", "names", "chain_id", "layers"]);
+    let sizes = ["bytes", "exclusive_bytes", "shared_bytes"];
+    keys(&images["images"][0], &[&["image_id", "names", "chain_id", "layers"][..], &sizes].concat());
     assert_eq!(images["images"][0]["layers"][0], sha(&built.diff_ids[0]), "bottom first");
     let layers = place.run(&["layers", "--json"]).with(0).json();
     keys(&layers, &["schema", "layers"]);
     for layer in layers["layers"].as_array().unwrap() {
-        keys(layer, &["diff_id", "entries", "bytes", "durable", "used_by"]);
+        keys(layer, &[&["diff_id", "entries"][..], &sizes, &["durable", "used_by"]].concat());
         assert_eq!(layer["durable"], true);
         assert_eq!(layer["used_by"], serde_json::json!([format!("image:sha256:{}", built.config)]));
     }
@@ -606,7 +607,8 @@ fn mount_and_umount() {
     let snapshots = read("snapshots.json");
     assert_eq!(snapshots["snapshots"].as_array().unwrap().len(), 2);
     let kept = &snapshots["snapshots"][1];
-    keys(kept, &["key", "kind", "image_id", "parent", "bytes", "inodes", "mounted_at"]);
+    let times = ["labels", "created", "updated"];
+    keys(kept, &[&["key", "kind", "image_id", "parent"][..], &times, &["bytes", "inodes", "mounted_at"]].concat());
     assert_eq!(kept["mounted_at"], serde_json::json!([place.text("target")]));
     let umount = read("umount.json");
     assert_eq!(umount["unmounted"][0]["key"], "kept");

@@ -156,7 +156,7 @@ fn every_damage_is_repaired() {
             let out = pulled.work.path().join(out);
             let reference = Reference::Stored(NAME.to_owned());
             unpack::unpack(&reference, &out, Some(&pulled.store), &options(), &|_| {}).unwrap();
-            testkit::tree::Tree::read(&out).unwrap()
+            testkit::describe::describe(&out, &Default::default()).unwrap()
         };
         let before = flat(&pulled, "before");
         harm(&pulled);

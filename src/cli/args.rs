@@ -94,7 +94,11 @@ pub enum Command {
     /// List the layers of the store and what uses them.
     Layers,
     /// List the snapshots of the store.
-    Snapshots,
+    #[command(after_help = FILTERS)]
+    Snapshots(ListArgs),
+    /// Make, commit, label, remove and look at snapshots, as containerd's snapshotters do.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Drop images, by name or id; their layers stay until `gc`.
     Rm {
         /// Names, or ids of at least 12 digits.
@@ -141,14 +145,109 @@ pub struct MountArgs {
     /// Keep what is written under this key, or mount what was kept under it.
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     pub snapshot: Option<String>,
-    /// What to mount; pulled first where needed.
-    #[arg(value_parser = image)]
-    pub image: String,
+    /// What to mount; pulled first where needed. Not needed for a kept snapshot.
+    #[arg(value_parser = image, required_unless_present = "snapshot")]
+    pub image: Option<String>,
     /// An existing directory [default: one of the store].
     pub dir: Option<PathBuf>,
     /// Run this with the mount as its root, then unmount. Without --snapshot what it wrote is dropped.
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// `unply snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Make a writable snapshot; prints its key.
+    Prepare(NewSnapshotArgs),
+    /// Make a read-only snapshot; prints its key.
+    View(NewSnapshotArgs),
+    /// Turn a writable snapshot that is not mounted into a committed one; prints its name.
+    Commit {
+        /// What it is called from now on.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// What it was made as.
+        key: String,
+        /// The committed snapshot that it stands on, where it was made on nothing
+        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        parent: Option<String>,
+        /// Labels of the committed snapshot; those it had before go
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Remove snapshots with what was written into them, in this order.
+    Rm {
+        /// Keys or names.
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+    },
+    /// Show one snapshot.
+    Stat {
+        /// Its key or name.
+        key: String,
+    },
+    /// Set and remove labels; prints all that it has then.
+    Label {
+        /// Its key or name.
+        key: String,
+        /// KEY=VALUE sets, KEY- removes.
+        #[arg(required = true, value_name = "CHANGE", value_parser = label_change)]
+        changes: Vec<LabelChange>,
+    },
+    /// Show what a snapshot itself takes on disk, without what it stands on.
+    Usage {
+        /// Its key or name.
+        key: String,
+    },
+    /// Print the mount(8) command that mounts a snapshot; with --json the mount as containerd has it.
+    Mounts {
+        /// Its key.
+        key: String,
+        /// Where to mount it [default: its directory in the store]
+        dir: Option<PathBuf>,
+    },
+    /// List snapshots.
+    #[command(after_help = FILTERS)]
+    List(ListArgs),
+}
+
+const FILTERS: &str = "\
+A filter is FIELD==VALUE or FIELD!=VALUE, several with commas: all of them. Of several filters one has to fit.
+FIELD is name, kind (active, view, committed), parent, image or labels.KEY; quote what holds more than letters and dots:
+  --filter kind==active --filter 'kind==view,labels.\"containerd.io/gc.root\"==x'";
+
+/// `unply snapshots`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those that fit; repeat it for more
+    #[arg(long = "filter", value_name = "FILTER")]
+    pub filters: Vec<String>,
+}
+
+/// `unply snapshot prepare`, `unply snapshot view`.
+#[derive(Debug, Args)]
+pub struct NewSnapshotArgs {
+    /// What it is called.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub key: String,
+    /// The committed snapshot that it stands on [default: nothing]
+    pub parent: Option<String>,
+    /// The image of the store that it stands on, by name or id
+    #[arg(long, value_name = "IMAGE", conflicts_with = "parent")]
+    pub image: Option<String>,
+    /// Labels
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+}
+
+/// One change of a label: to a value, or away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelChange {
+    /// Which label.
+    pub key: String,
+    /// Its value; `None` removes it.
+    pub value: Option<String>,
 }
 
 /// `unply umount`.
@@ -368,6 +467,23 @@ fn image(text: &str) -> Result<String, String> {
     Ok(text.strip_prefix(MARK).unwrap_or(text).to_owned())
 }
 
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("KEY=VALUE".to_owned()),
+    }
+}
+
+fn label_change(text: &str) -> Result<LabelChange, String> {
+    match (label(text), text.strip_suffix('-')) {
+        (Ok((key, value)), _) => Ok(LabelChange { key, value: Some(value) }),
+        (Err(_), Some(key)) if !key.is_empty() && !key.contains('=') => {
+            Ok(LabelChange { key: key.to_owned(), value: None })
+        }
+        _ => Err("KEY=VALUE, or KEY- to remove it".to_owned()),
+    }
+}
+
 fn platform(text: &str) -> Result<Platform, String> {
     text.parse().map_err(|e: crate::error::Error| e.to_string())
 }
@@ -472,6 +588,16 @@ mod tests {
         assert_eq!(deny(&["--deny=W4,through-lower-symlink", "--deny=R-3", "x"]), both);
         for bad in ["--deny=", "--deny=W", "--deny=warning", "--deny=w4"] {
             assert!(parse(&[bad, "x"]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_are_set_and_removed() {
+        let set = |key: &str, value: &str| Ok(LabelChange { key: key.into(), value: Some(value.into()) });
+        assert_eq!(label_change("a=b=c-"), set("a", "b=c-"));
+        assert_eq!(label_change("a/b.c-"), Ok(LabelChange { key: "a/b.c".into(), value: None }));
+        for bad in ["", "-", "=", "a", "a=", "=b", "=-"] {
+            assert!(label_change(bad).is_err(), "{bad}");
         }
     }
 

@@ -13,6 +13,7 @@ mod mounts;
 mod output;
 mod report;
 mod signals;
+mod snapshots;
 mod stored;
 mod verify;
 
@@ -69,7 +70,8 @@ fn run(context: &Context, command: Command) -> Result<u8> {
         Command::Lint(args) => return lint::lint(context, &args),
         Command::Images => stored::images(context),
         Command::Layers => stored::layers(context),
-        Command::Snapshots => stored::snapshots(context),
+        Command::Snapshots(args) => snapshots::list(context, &args),
+        Command::Snapshot(command) => snapshots::run(context, command),
         Command::Rm { images } => stored::rm(context, &images),
         Command::Gc { dry_run } => stored::gc(context, dry_run),
         Command::Verify { image, all: _, deep } => return verify::verify(context, image.as_deref(), deep),

@@ -4,6 +4,7 @@
 //! collected after this process has ended. A snapshot is found again by its upper directory in the mount table, a
 //! view by the mount point in its label.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::os::unix::process::ExitStatusExt as _;
@@ -28,7 +29,7 @@ const MOUNT_POINT: &str = "unply.mount-point";
 struct MountDoc {
     path: String,
     key: String,
-    chain_id: String,
+    chain_id: Option<String>,
     read_only: bool,
     lowerdirs: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,36 +39,65 @@ struct MountDoc {
 }
 
 pub fn mount(context: &Context, args: &MountArgs) -> Result<u8> {
-    let reference: Reference = args.image.parse()?;
+    match (&args.image, &args.snapshot) {
+        (Some(image), _) => mount_image(context, args, &image.parse()?),
+        (None, Some(key)) => mount_kept(context, args, key),
+        (None, None) => Err(Error::new(ErrorKind::Usage, "neither an image nor a snapshot is named")),
+    }
+}
+
+fn mount_image(context: &Context, args: &MountArgs, reference: &Reference) -> Result<u8> {
     let dir = args.dir.as_deref().map(mount_point).transpose()?;
-    let store = match context.store_of(&reference)? {
+    let store = match context.store_of(reference)? {
         Some(store) => store,
         None => context.store()?,
     };
     let reporter = context.reporter();
-    let pulled = unpack::pull(&reference, &store, &context.options(), &|e| reporter.event(e))?;
+    let pulled = unpack::pull(reference, &store, &context.options(), &|e| reporter.event(e))?;
     reporter.finish(&pulled.layers);
     context.signals.token().check()?;
-
     let (snapshot, fresh) = take_snapshot(&store, &pulled, args)?;
+    let chain_id = Some(pulled.chain.chain_id().to_string());
+    put_up(context, args, &store, snapshot, dir, chain_id, fresh).map_err(|e| e.with_image(reference))
+}
+
+/// Mounts a snapshot that was kept, whatever became of its image's name.
+fn mount_kept(context: &Context, args: &MountArgs, key: &str) -> Result<u8> {
+    let store = context.existing_store()?;
+    let snapshot = Snapshot::open(&store, key)?;
+    // It knows itself what it is.
+    let read_only = args.read_only || snapshot.record().kind == SnapshotKind::View;
+    mountable(&store, snapshot.record(), read_only)?;
+    let image = snapshot.record().image_id.map(|id| store.find_image(&id.to_string()));
+    let chain_id = image.and_then(|image| Some(image.ok()?.image.chain_id.to_string()));
+    put_up(context, args, &store, snapshot, None, chain_id, false)
+}
+
+/// Mounts a snapshot; runs the command inside, where there is one.
+fn put_up(
+    context: &Context,
+    args: &MountArgs,
+    store: &Store,
+    snapshot: Snapshot,
+    dir: Option<PathBuf>,
+    chain_id: Option<String>,
+    fresh: bool,
+) -> Result<u8> {
     let key = snapshot.record().key.clone();
-    let undo = |e: Error| -> Error {
-        if fresh && let Err(left) = store.remove_snapshot(&key) {
-            output::note(format_args!("warning: snapshot {} is left behind: {left}", output::printable(&key)));
-        }
-        e.with_image(&reference)
-    };
     let target = dir.unwrap_or_else(|| snapshot.mount_path());
     let plan = snapshot.plan();
-    let path = match label(&store, &key, &target).and_then(|()| plan.attach(&target)) {
+    let path = match label(store, &key, &target).and_then(|()| plan.attach(&target)) {
         Ok(attached) => attached.target().to_path_buf(),
         Err(e) => {
             drop(snapshot);
-            return Err(undo(e));
+            if fresh && let Err(left) = store.remove_snapshot(&key) {
+                output::note(format_args!("warning: snapshot {} is left behind: {left}", output::printable(&key)));
+            }
+            return Err(e);
         }
     };
     if args.command.is_empty() {
-        report(context, &path, &key, &pulled, &plan)?;
+        report(context, &path, &key, chain_id, &plan)?;
         return Ok(0);
     }
     let code = run_inside(context, &path, &args.command);
@@ -79,7 +109,7 @@ pub fn mount(context: &Context, args: &MountArgs) -> Result<u8> {
     code
 }
 
-fn report(context: &Context, path: &Path, key: &str, pulled: &Pulled, plan: &MountPlan) -> Result<()> {
+fn report(context: &Context, path: &Path, key: &str, chain_id: Option<String>, plan: &MountPlan) -> Result<()> {
     if !context.global.json {
         let mut line = path.as_os_str().as_encoded_bytes().to_vec();
         line.push(b'\n');
@@ -89,7 +119,7 @@ fn report(context: &Context, path: &Path, key: &str, pulled: &Pulled, plan: &Mou
     output::json(MountDoc {
         path: path.to_string_lossy().into_owned(),
         key: key.to_owned(),
-        chain_id: pulled.chain.chain_id().to_string(),
+        chain_id,
         read_only: plan.upper.is_none(),
         lowerdirs: plan.lowers.iter().map(text).collect(),
         upperdir: plan.upper.as_ref().map(|upper| text(&upper.upper)),
@@ -141,12 +171,20 @@ fn take_snapshot(store: &Store, pulled: &Pulled, args: &MountArgs) -> Result<(Sn
 fn kept(store: &Store, pulled: &Pulled, key: &str, read_only: bool) -> Result<Snapshot> {
     let snapshot = Snapshot::open(store, key)?;
     let record = snapshot.record();
-    let refuse = |kind, what: String| Err(Error::new(kind, format!("snapshot \"{}\" {what}", output::printable(key))));
     let image_id = pulled.record.image.image_id;
     if record.image_id != Some(image_id) {
         let stands_on = record.image_id.map_or_else(|| "no image".to_owned(), |id| format!("image {id}"));
-        return refuse(ErrorKind::Usage, format!("stands on {stands_on}, not on {image_id}"));
+        let what = format!("snapshot \"{}\" stands on {stands_on}, not on {image_id}", output::printable(key));
+        return Err(Error::new(ErrorKind::Usage, what));
     }
+    mountable(store, record, read_only)?;
+    Ok(snapshot)
+}
+
+/// Refuses what a kept snapshot cannot be mounted as.
+fn mountable(store: &Store, record: &SnapshotRecord, read_only: bool) -> Result<()> {
+    let key = output::printable(&record.key);
+    let refuse = |kind, what: String| Err(Error::new(kind, format!("snapshot \"{key}\" {what}")));
     match (record.kind, read_only) {
         (SnapshotKind::Active, false) | (SnapshotKind::View, true) => {}
         (SnapshotKind::Active, true) => return refuse(ErrorKind::Usage, "is writable".to_owned()),
@@ -157,7 +195,7 @@ fn kept(store: &Store, pulled: &Pulled, key: &str, read_only: bool) -> Result<Sn
     if let Some(mounted) = mount::overlay_mounts()?.iter().find(|m| is_of(m, record, store)) {
         return refuse(ErrorKind::Busy, format!("is mounted at {} already", mounted.target.display()));
     }
-    Ok(snapshot)
+    Ok(())
 }
 
 fn random_key() -> String {
@@ -168,9 +206,8 @@ fn random_key() -> String {
 
 /// Notes where a snapshot is about to be mounted.
 fn label(store: &Store, key: &str, target: &Path) -> Result<()> {
-    let mut labels = store.snapshot(key)?.labels;
-    labels.insert(MOUNT_POINT.to_owned(), escape(target.as_os_str().as_encoded_bytes()));
-    store.set_snapshot_labels(key, labels).map(drop)
+    let labels = BTreeMap::from([(MOUNT_POINT.to_owned(), escape(target.as_os_str().as_encoded_bytes()))]);
+    store.update_snapshot(key, &labels, &[&format!("labels.{MOUNT_POINT}")]).map(drop)
 }
 
 fn is_labelled(record: &SnapshotRecord, target: &Path) -> bool {

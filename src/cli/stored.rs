@@ -1,15 +1,13 @@
-//! `images`, `layers`, `snapshots`, `rm`, `gc`: what the store holds.
+//! `images`, `layers`, `rm`, `gc`: what the store holds.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
 use super::Context;
-use super::mounts;
 use super::output::{self, Align, Table, age, human_bytes, printable, short};
-use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Durable, ImageRecord, LayerOptions, Lower, SnapshotKind, Store};
+use crate::store::{Durable, ImageRecord, ImageUsage, Store, User};
 
 #[derive(Serialize)]
 struct Images {
@@ -22,36 +20,36 @@ struct ImageDoc {
     names: Vec<String>,
     chain_id: String,
     layers: Vec<String>,
+    bytes: u64,
+    exclusive_bytes: u64,
+    shared_bytes: u64,
 }
 
 pub fn images(context: &Context) -> Result<()> {
-    let store = context.existing_store()?;
-    let records = store.images()?;
+    let usage = context.existing_store()?.usage()?;
     if context.global.json {
-        let doc = |record: &ImageRecord| ImageDoc {
-            image_id: record.image.image_id.to_string(),
-            names: record.names.clone(),
-            chain_id: record.image.chain_id.to_string(),
-            layers: record.image.layers.iter().map(|layer| layer.diff_id.to_string()).collect(),
+        let doc = |usage: &ImageUsage| ImageDoc {
+            image_id: usage.record.image.image_id.to_string(),
+            names: usage.record.names.clone(),
+            chain_id: usage.record.image.chain_id.to_string(),
+            layers: usage.record.image.layers.iter().map(|layer| layer.diff_id.to_string()).collect(),
+            bytes: usage.exclusive.saturating_add(usage.shared),
+            exclusive_bytes: usage.exclusive,
+            shared_bytes: usage.shared,
         };
-        return output::json(Images { images: records.iter().map(doc).collect() });
+        return output::json(Images { images: usage.images.iter().map(doc).collect() });
     }
-    let sizes: HashMap<DiffId, u64> =
-        store.layers()?.iter().map(|layer| (layer.diff_id(), layer.facts().content_bytes)).collect();
     let mut table = Table::new(&[
         ("IMAGE ID", Align::Left),
         ("PLATFORM", Align::Left),
         ("LAYERS", Align::Right),
         ("SIZE", Align::Right),
+        ("SHARED", Align::Right),
         ("PULLED", Align::Right),
         ("NAME", Align::Left),
     ]);
-    for record in &records {
-        let image = &record.image;
-        let mut distinct: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let bytes = distinct.iter().filter_map(|diff_id| sizes.get(diff_id)).sum();
+    for usage in &usage.images {
+        let image = &usage.record.image;
         let platform = &image.platform;
         let platform = crate::image::Platform::new(&platform.os, &platform.architecture, platform.variant.as_deref());
         let cells = |name: String| {
@@ -59,15 +57,16 @@ pub fn images(context: &Context) -> Result<()> {
                 short(&image.image_id.0),
                 platform.to_string(),
                 image.layers.len().to_string(),
-                human_bytes(bytes),
-                age(record.updated.0),
+                human_bytes(usage.exclusive.saturating_add(usage.shared)),
+                human_bytes(usage.shared),
+                age(usage.record.updated.0),
                 name,
             ]
         };
-        if record.names.is_empty() {
+        if usage.record.names.is_empty() {
             table.row(cells("-".to_owned()));
         }
-        for name in &record.names {
+        for name in &usage.record.names {
             table.row(cells(printable(name)));
         }
     }
@@ -84,52 +83,67 @@ struct LayerDoc {
     diff_id: String,
     entries: u64,
     bytes: u64,
+    exclusive_bytes: u64,
+    shared_bytes: u64,
     durable: bool,
     used_by: Vec<String>,
 }
 
 pub fn layers(context: &Context) -> Result<()> {
-    let store = context.existing_store()?;
-    let (images, snapshots) = (store.images()?, store.snapshots()?);
+    let usage = context.existing_store()?.usage()?;
+    let names: HashMap<_, _> = usage
+        .images
+        .iter()
+        .filter_map(|usage| Some((usage.record.image.image_id, usage.record.names.first()?)))
+        .collect();
     let mut docs = Vec::new();
     let mut table = Table::new(&[
         ("DIFF ID", Align::Left),
         ("ENTRIES", Align::Right),
         ("SIZE", Align::Right),
+        ("IMAGES", Align::Right),
         ("DURABLE", Align::Left),
         ("USED BY", Align::Left),
     ]);
-    for layer in store.layers()? {
-        let mut used_by = Vec::new();
-        let mut shown = Vec::new();
-        for record in &images {
-            let options = LayerOptions::from(&record.image.options);
-            let has = record.image.layers.iter().any(|l| l.diff_id == layer.diff_id());
-            if has && options == layer.record().options {
-                used_by.push(format!("image:{}", record.image.image_id));
-                let id = || format!("image:{}", short(&record.image.image_id.0));
-                shown.push(record.names.first().map_or_else(id, |name| printable(name)));
-            }
+    for used in &usage.layers {
+        let layer = &used.layer;
+        let mut shown: Vec<String> = Vec::new();
+        for user in used.users.iter().take(2) {
+            shown.push(match user {
+                User::Image(id) => {
+                    names.get(id).map_or_else(|| format!("image:{}", short(&id.0)), |name| printable(name))
+                }
+                other => full(other),
+            });
         }
-        for snapshot in &snapshots {
-            if snapshot.lowers.contains(&Lower::Layer(layer.id())) {
-                used_by.push(format!("snapshot:{}", snapshot.key));
-                shown.push(format!("snapshot:{}", printable(&snapshot.key)));
-            }
-        }
-        let durable = *layer.durable() == Durable::Yes;
-        let (entries, bytes) = (layer.facts().entries, layer.facts().content_bytes);
-        let more = shown.len().saturating_sub(2);
-        shown.truncate(2);
         let mut users = shown.join(", ");
-        match (users.is_empty(), more) {
+        match (users.is_empty(), used.users.len().saturating_sub(2)) {
             (true, _) => users.push('-'),
             (false, 0) => {}
             (false, more) => users.push_str(&format!(" and {more} more")),
         }
+        let durable = *layer.durable() == Durable::Yes;
+        let (entries, bytes) = (layer.facts().entries, used.bytes());
         let yes_no = if durable { "yes" } else { "no" };
-        table.row([short(&layer.diff_id().0), entries.to_string(), human_bytes(bytes), yes_no.to_owned(), users]);
-        docs.push(LayerDoc { diff_id: layer.diff_id().to_string(), entries, bytes, durable, used_by });
+        let images = used.images();
+        table.row([
+            short(&layer.diff_id().0),
+            entries.to_string(),
+            human_bytes(bytes),
+            images.to_string(),
+            yes_no.to_owned(),
+            users,
+        ]);
+        let (exclusive_bytes, shared_bytes) = if images > 1 { (0, bytes) } else { (bytes, 0) };
+        docs.push(LayerDoc {
+            diff_id: layer.diff_id().to_string(),
+            entries,
+            bytes,
+            exclusive_bytes,
+            shared_bytes,
+            durable,
+            used_by: used.users.iter().map(full).collect(),
+        });
     }
     match context.global.json {
         true => output::json(Layers { layers: docs }),
@@ -137,68 +151,13 @@ pub fn layers(context: &Context) -> Result<()> {
     }
 }
 
-#[derive(Serialize)]
-struct Snapshots {
-    snapshots: Vec<SnapshotDoc>,
-}
-
-#[derive(Serialize)]
-struct SnapshotDoc {
-    key: String,
-    kind: SnapshotKind,
-    image_id: Option<String>,
-    parent: Option<String>,
-    bytes: u64,
-    inodes: u64,
-    mounted_at: Vec<String>,
-}
-
-pub fn snapshots(context: &Context) -> Result<()> {
-    let store = context.existing_store()?;
-    let mounts = crate::mount::overlay_mounts()?;
-    let mut docs = Vec::new();
-    let mut table = Table::new(&[
-        ("KEY", Align::Left),
-        ("KIND", Align::Left),
-        ("IMAGE", Align::Left),
-        ("SIZE", Align::Right),
-        ("MADE", Align::Right),
-        ("MOUNTED AT", Align::Left),
-    ]);
-    for record in store.snapshots()? {
-        let usage = store.snapshot_usage(&record.key)?;
-        let mounted_at: Vec<String> = mounts
-            .iter()
-            .filter(|mount| mounts::is_of(mount, &record, &store))
-            .map(|mount| crate::error::escape(mount.target.as_os_str().as_encoded_bytes()))
-            .collect();
-        let kind = match record.kind {
-            SnapshotKind::Active => "active",
-            SnapshotKind::View => "view",
-            SnapshotKind::Committed => "committed",
-        };
-        let none = || "-".to_owned();
-        table.row([
-            printable(&record.key),
-            kind.to_owned(),
-            record.image_id.map_or_else(none, |id| short(&id.0)),
-            human_bytes(usage.bytes),
-            age(record.created.0),
-            if mounted_at.is_empty() { none() } else { mounted_at.join(", ") },
-        ]);
-        docs.push(SnapshotDoc {
-            key: record.key,
-            kind: record.kind,
-            image_id: record.image_id.map(|id| id.to_string()),
-            parent: record.parent,
-            bytes: usage.bytes,
-            inodes: usage.inodes,
-            mounted_at,
-        });
-    }
-    match context.global.json {
-        true => output::json(Snapshots { snapshots: docs }),
-        false => output::text(&table.render()),
+/// Writes a user of a layer as JSON has it.
+fn full(user: &User) -> String {
+    match user {
+        User::Image(id) => format!("image:{id}"),
+        User::Snapshot(key) => format!("snapshot:{}", printable(key)),
+        User::Mount(target) => format!("mount:{}", crate::error::escape(target.as_os_str().as_encoded_bytes())),
+        User::Pin => "pin".to_owned(),
     }
 }
 
@@ -252,7 +211,7 @@ pub fn rm(context: &Context, images: &[String]) -> Result<()> {
 }
 
 /// Finds an image by name, by id, or by the very reference that it was pulled by.
-fn find(store: &Store, image: &str) -> Result<ImageRecord> {
+pub fn find(store: &Store, image: &str) -> Result<ImageRecord> {
     match store.find_image(image) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let mut same = store.images()?.into_iter().filter(|record| record.image.reference == image);
@@ -322,7 +281,8 @@ pub fn gc(context: &Context, dry_run: bool) -> Result<()> {
         text.push_str(&format!("{verb} layer {id} {}\n", human_bytes(layer.bytes)));
     }
     for fixup in &doc.fixups {
-        text.push_str(&format!("{verb} fix-up of {}\n", fixup.chain_id.as_ref().unwrap_or(&fixup.id)));
+        let id = fixup.chain_id.as_ref().unwrap_or(&fixup.id);
+        text.push_str(&format!("{verb} fix-up of {id} {}\n", human_bytes(fixup.bytes)));
     }
     for path in &doc.leftovers {
         text.push_str(&format!("{verb} {path}\n"));

@@ -1,6 +1,7 @@
 //! Garbage collection: what nothing names goes.
 //!
-//! Roots are images, snapshots and live pins. Judging and renaming happen under the exclusive gate and take
+//! Roots are images, snapshots, live pins, and what overlays of the caller's mount namespace have among their layers (a
+//! mount may outlive the process that pinned its chain). Judging and renaming happen under the exclusive gate and take
 //! milliseconds; deleting files happens after it was released and blocks nobody.
 
 use std::collections::HashSet;
@@ -23,7 +24,7 @@ pub struct GcReport {
     pub fixups: Vec<Freed<ChainId>>,
     /// What dead processes and damaged records left.
     pub leftovers: Vec<PathBuf>,
-    /// Bytes of file content in the freed layers, as recorded when they were unpacked.
+    /// Bytes of file content in the freed layers, as recorded when they were unpacked, and in the freed fix-ups.
     pub bytes: u64,
 }
 
@@ -39,11 +40,16 @@ pub struct Freed<T> {
 }
 
 impl Store {
-    /// Deletes what no image, no snapshot and no live pin names, and what dead processes left.
+    /// Deletes what no image, no snapshot, no live pin and no mount needs, and what dead processes left.
     ///
     /// # Errors
     /// `Malformed` if the record of a snapshot is damaged: nobody knows what it stands on, so nothing is deleted.
     pub fn gc(&self, dry_run: bool) -> Result<GcReport> {
+        self.gc_until(dry_run, &|| false)
+    }
+
+    /// As [`Store::gc`]; `stop` is asked before each file is deleted. What is left goes with the next command.
+    pub(super) fn gc_until(&self, dry_run: bool, stop: &dyn Fn() -> bool) -> Result<GcReport> {
         let gate = self.gate(Mode::Exclusive)?;
         let mut report = GcReport::default();
         let roots = self.roots(dry_run, &mut report)?;
@@ -57,7 +63,9 @@ impl Store {
         for name in record::names(&self.dir("fixups"))? {
             let Some(id) = name.parse::<Id>().ok().filter(|id| !roots.ids.contains(id)) else { continue };
             let record: Option<FixupRecord> = undamaged(record::read(&self.object("fixups", &id).join("record.json")))?;
-            report.fixups.push(Freed { id, key: record.map(|record| record.chain_id), bytes: 0 });
+            let bytes = self.fixup_bytes(&id)?;
+            report.bytes = report.bytes.saturating_add(bytes);
+            report.fixups.push(Freed { id, key: record.map(|record| record.chain_id), bytes });
         }
         report.leftovers.extend(self.dead_staging()?);
         report.leftovers.extend(self.orphan_trees()?);
@@ -80,7 +88,7 @@ impl Store {
         }
         fail_point("gc.discarded")?;
         drop(gate);
-        self.empty_trash(&|| false)?;
+        self.empty_trash(stop)?;
         Ok(report)
     }
 
@@ -106,6 +114,8 @@ impl Store {
             }
         }
         report.leftovers.extend(self.superseded(&snapshots));
+        roots.ids.extend(self.mounted_objects("l")?.into_keys());
+        roots.dirs.extend(self.mounted_objects("s")?.into_keys());
         Ok(roots)
     }
 

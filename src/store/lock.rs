@@ -23,6 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The gate is held for renames and small writes; somebody who has it this long was stopped or hangs in the disk.
 const GATE_PATIENCE: Duration = Duration::from_secs(300);
+/// A child of this process has our descriptors from its fork to its exec, and so our locks, even those let go meanwhile.
+const FORK_PATIENCE: Duration = Duration::from_millis(200);
 const FIRST_SLEEP: Duration = Duration::from_micros(200);
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 
@@ -77,6 +79,15 @@ impl Locks {
         self.try_byte(offset(what, id), mode)
     }
 
+    /// As [`Locks::try_key`], but what is free in a moment counts as free: see [`patience`].
+    pub(super) fn try_key_briefly(&self, what: What, id: Option<&Id>, mode: Mode) -> Result<bool> {
+        match self.key(what, id, mode, &patience()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Cancelled => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     pub(super) fn key(&self, what: What, id: Option<&Id>, mode: Mode, cancel: Cancel<'_>) -> Result<()> {
         wait(|| self.try_key(what, id, mode), cancel, None)
     }
@@ -98,6 +109,15 @@ impl Locks {
             Err(e) => Err(Error::io("lock the store", e.into())),
         }
     }
+}
+
+/// Gives up waiting for a lock that a moment's patience does not free.
+///
+/// A lock belongs to a file description, which a child that some thread starts shares until it calls `exec`. Without
+/// this a program that starts others would now and then find busy what nobody uses.
+pub(crate) fn patience() -> impl Fn() -> bool {
+    let start = Instant::now();
+    move || start.elapsed() > FORK_PATIENCE
 }
 
 fn offset(what: What, id: Option<&Id>) -> i64 {

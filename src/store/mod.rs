@@ -16,6 +16,7 @@
 //! * After any kill, the next [`Store::open`] gives a store for which [`Store::check`] finds nothing.
 //!
 //! # Layout, version 1
+//! Documents and names are described in [`format`](mod@format).
 //! ```text
 //! ROOT/            0700, owned by the caller
 //!   store.json     {version, flavour: {xattr: trusted|user, ownership: keep|squash, whiteouts: char-device|xattr}}
@@ -45,8 +46,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod check;
+mod commit;
 mod compare;
 mod fail;
+mod filter;
+pub mod format;
 mod gc;
 mod id;
 mod images;
@@ -58,10 +62,12 @@ mod replace;
 mod snapshots;
 mod staging;
 mod trash;
+mod usage;
 mod verify;
 
 pub use check::{Problem, ProblemKind};
 pub use compare::compare_trees;
+pub use filter::SnapshotFilter;
 pub use gc::{Freed, GcReport};
 pub use id::Id;
 pub use images::NewImage;
@@ -73,12 +79,14 @@ pub use record::{
 };
 pub use snapshots::{Base, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
+pub use usage::{ImageUsage, LayerUsage, StoreUsage, User};
 pub use verify::{Damage, DamageKind, Depth};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::EmptyDirs;
 use crate::policy::{Ownership, WhiteoutForm};
 use fail::fail_point;
+pub(crate) use lock::patience;
 use lock::{Locks, Mode};
 use record::StoreRecord;
 
@@ -230,6 +238,8 @@ fn make_root(root: &Path) -> Result<()> {
         DIRECTORIES.contains(&name.as_str())
             || [LOCK, "lost+found"].contains(&name.as_str())
             || name.starts_with(TEMPORARY)
+            // What a probe of the file system leaves when it is killed.
+            || name.starts_with(".unply-probe-")
     };
     // A creation that was killed leaves only our own names, without store.json.
     if found.iter().any(|name| name == STORE_RECORD) || found.iter().all(ours) {

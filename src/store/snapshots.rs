@@ -4,10 +4,14 @@
 //! (<https://github.com/containerd/containerd/blob/main/core/snapshots/snapshotter.go>): keys and names share one
 //! namespace, a parent is always committed, a snapshot with children cannot be removed. What was written into a
 //! snapshot stays a snapshot; it never stands under a diff_id.
+//!
+//! containerd's errors are ours: `ErrAlreadyExists` and `ErrNotFound` by name, `ErrInvalidArgument` is `Usage`,
+//! `ErrFailedPrecondition` is `FailedPrecondition`, or `Busy` where waiting or removing something else would help.
+//! Stricter than containerd: a snapshot that is mounted is neither committed nor removed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::io::Write as _;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,9 +25,8 @@ use super::{Cancel, Id, Store, TEMPORARY, VERSION, io_at};
 use crate::apply::facts::RootMeta;
 use crate::digest::ImageId;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Ends the name of the note that a commit leaves while two records change.
-const COMMIT: &str = ".commit";
+use crate::policy::XattrFlavour;
+use crate::sys;
 
 /// What a snapshot stands on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,20 +105,22 @@ impl Store {
         if new.kind == SnapshotKind::Committed {
             return Err(Error::new(ErrorKind::Usage, "a snapshot is made active or as a view, and committed later"));
         }
+        named(&new.key)?;
         // Held until the record stands: neither collection nor removal of the parent can come in between.
         let locks = self.gate(Mode::Shared)?;
+        let mut root = new.root;
         let (parent, image_id, lowers) = match new.base {
             Base::Empty => (None, None, Vec::new()),
             Base::Image { image_id, lowers } => (None, Some(image_id), lowers),
             Base::Snapshot(name) => {
                 locks.key(What::SnapshotRecord, Some(&Id::of_snapshot(&name)), Mode::Shared, &|| false)?;
-                let parent = self.snapshot(&name)?;
-                if parent.kind != SnapshotKind::Committed {
-                    return Err(Error::new(ErrorKind::Usage, format!("parent snapshot \"{name}\" is not committed")));
+                let parent = self.committed(&name)?;
+                // The topmost directory says what `/` of the merged tree is, and the parent's is that (N11).
+                if root.is_none() {
+                    root = Some(root_of(&parent.upper_path(self))?);
                 }
-                let mut lowers = vec![Lower::Snapshot(parent.dir)];
-                lowers.extend(parent.lowers);
-                (Some(name), parent.image_id, lowers)
+                let image_id = parent.image_id;
+                (Some(name), image_id, standing_on(&parent))
             }
         };
         self.present(&lowers)?;
@@ -128,7 +133,7 @@ impl Store {
             image_id,
             dir: Id::random(),
             lowers,
-            root: new.root.unwrap_or_else(plain_root),
+            root: root.unwrap_or_else(plain_root),
             labels: new.labels,
             usage: None,
             durable: self.durable_now(),
@@ -177,12 +182,20 @@ impl Store {
     pub fn lock_snapshot(&self, key: &str, cancel: Cancel<'_>) -> Result<(SnapshotLock, SnapshotRecord)> {
         let locks = self.locks()?;
         locks.key(What::Snapshot, Some(&Id::of_snapshot(key)), Mode::Exclusive, cancel)?;
+        let record = self.ready_snapshot(key)?;
+        Ok((SnapshotLock { _locks: locks }, record))
+    }
+
+    /// Returns a snapshot whose directories, and all that it stands on, are there to be mounted; takes no right to do so.
+    ///
+    /// # Errors
+    /// `NotFound` if the snapshot, a layer or a fix-up is gone.
+    pub fn ready_snapshot(&self, key: &str) -> Result<SnapshotRecord> {
+        let _gate = self.gate(Mode::Shared)?;
         let record = self.snapshot(key)?;
-        let gate = self.gate(Mode::Shared)?;
         self.present(&record.lowers)?;
         self.restore_dirs(&record)?;
-        drop(gate);
-        Ok((SnapshotLock { _locks: locks }, record))
+        Ok(record)
     }
 
     /// Replaces the labels.
@@ -190,102 +203,49 @@ impl Store {
     /// # Errors
     /// `NotFound`.
     pub fn set_snapshot_labels(&self, key: &str, labels: BTreeMap<String, String>) -> Result<SnapshotRecord> {
+        self.change_labels(key, |all| *all = labels)
+    }
+
+    /// Changes what `paths` name: `labels` for all labels, `labels.KEY` for one; no path means all labels.
+    ///
+    /// A label that `labels` lacks, or has without a value, is removed.
+    ///
+    /// # Errors
+    /// `NotFound`; `Usage` for a path of something that never changes (key, kind, parent, times): nothing is changed then.
+    pub fn update_snapshot(
+        &self,
+        key: &str,
+        labels: &BTreeMap<String, String>,
+        paths: &[&str],
+    ) -> Result<SnapshotRecord> {
+        let fixed = |path: &&&str| **path != "labels" && path.strip_prefix("labels.").is_none_or(str::is_empty);
+        if let Some(path) = paths.iter().find(fixed) {
+            let path = crate::error::escape(path.as_bytes());
+            return Err(Error::new(ErrorKind::Usage, format!("\"{path}\" of a snapshot cannot be changed"))
+                .with_hint("labels and labels.KEY can"));
+        }
+        self.change_labels(key, |all| {
+            if paths.is_empty() || paths.contains(&"labels") {
+                all.clone_from(labels);
+            }
+            for name in paths.iter().filter_map(|path| path.strip_prefix("labels.")) {
+                match labels.get(name) {
+                    Some(value) => all.insert(name.to_owned(), value.clone()),
+                    None => all.remove(name),
+                };
+            }
+            all.retain(|_, value| !value.is_empty());
+        })
+    }
+
+    fn change_labels(&self, key: &str, change: impl FnOnce(&mut BTreeMap<String, String>)) -> Result<SnapshotRecord> {
         let locks = self.gate(Mode::Shared)?;
         locks.key(What::SnapshotRecord, Some(&Id::of_snapshot(key)), Mode::Exclusive, &|| false)?;
         let mut record = self.snapshot(key)?;
-        record.labels = labels;
+        change(&mut record.labels);
         record.updated = Time::now();
         self.write_file(&self.snapshot_path(key), &record::encode(&record)?, Replace::Yes)?;
         Ok(record)
-    }
-
-    /// Turns the active snapshot `key` into the committed snapshot `name`; the key is gone then.
-    ///
-    /// # Errors
-    /// `NotFound`; `Usage` if it is not active; `AlreadyExists` if the name is taken; `Busy` if it is mounted.
-    pub fn commit_snapshot(&self, name: &str, key: &str, labels: BTreeMap<String, String>) -> Result<SnapshotRecord> {
-        let locks = self.locks()?;
-        if !locks.try_key(What::Snapshot, Some(&Id::of_snapshot(key)), Mode::Exclusive)? {
-            return Err(busy(key));
-        }
-        let active = self.snapshot(key)?;
-        if active.kind != SnapshotKind::Active {
-            return Err(Error::new(ErrorKind::Usage, format!("snapshot \"{key}\" is not active")));
-        }
-        if mounted(&active.dir)? {
-            return Err(busy(key));
-        }
-        self.restore_dirs(&active)?;
-        if self.durable() {
-            let upper = active.upper_path(self);
-            let dir = fs::File::open(&upper).map_err(|e| io_at("open", &upper, e))?;
-            rustix::fs::syncfs(&dir).map_err(|e| io_at("sync", self.root(), e))?;
-        }
-        let usage = scan(&active.upper_path(self))?;
-        locks.gate(Mode::Shared)?;
-        let mut ids = [Id::of_snapshot(key), Id::of_snapshot(name)];
-        ids.sort();
-        for id in &ids {
-            locks.key(What::SnapshotRecord, Some(id), Mode::Exclusive, &|| false)?;
-        }
-        // Labels may have changed meanwhile; the directories cannot.
-        let active = self.snapshot(key)?;
-        let intent = self.intend_commit(key, name)?;
-        let record = SnapshotRecord {
-            key: name.to_owned(),
-            kind: SnapshotKind::Committed,
-            labels,
-            usage: Some(usage),
-            durable: self.durable_now(),
-            updated: Time::now(),
-            ..active
-        };
-        self.write_file(&self.snapshot_path(name), &record::encode(&record)?, Replace::Never).map_err(|e| {
-            match e.kind() {
-                ErrorKind::AlreadyExists => taken(name),
-                _ => e,
-            }
-        })?;
-        // Killed here, two records name one directory; the committed one wins.
-        fail_point("snapshot.committed")?;
-        let path = self.snapshot_path(key);
-        fs::remove_file(&path).map_err(|e| io_at("remove", &path, e))?;
-        self.sync_dir(&self.dir("snapshots"))?;
-        drop(intent);
-        Ok(record)
-    }
-
-    /// Leaves a note that outlives a kill between the two records of a commit; it goes when dropped.
-    fn intend_commit(&self, key: &str, name: &str) -> Result<tempfile::NamedTempFile> {
-        let staging = self.dir("staging");
-        let mut note = tempfile::Builder::new()
-            .prefix(TEMPORARY)
-            .suffix(COMMIT)
-            .tempfile_in(&staging)
-            .map_err(|e| io_at("create a file in", &staging, e))?;
-        write!(note, "{} {}", Id::of_snapshot(key), Id::of_snapshot(name))
-            .map_err(|e| io_at("write", note.path(), e))?;
-        Ok(note)
-    }
-
-    /// Ends a commit whose process was killed, if `path` is its note; under the exclusive gate, so nobody is in one.
-    pub(super) fn finish_commit(&self, path: &Path) -> Result<()> {
-        if !path.as_os_str().as_encoded_bytes().ends_with(COMMIT.as_bytes()) {
-            return Ok(());
-        }
-        let note = fs::read_to_string(path).map_err(|e| io_at("read", path, e))?;
-        let ids = note.split_once(' ').and_then(|(key, name)| Some((key.parse().ok()?, name.parse().ok()?)));
-        let Some((key, name)) = ids else { return Ok(()) };
-        let file = |id: Id| self.dir("snapshots").join(format!("{id}.json"));
-        let active: Option<SnapshotRecord> = undamaged(record::read(&file(key)))?;
-        let committed: Option<SnapshotRecord> = undamaged(record::read(&file(name)))?;
-        if let (Some(active), Some(committed)) = (active, committed)
-            && active.dir == committed.dir
-            && committed.kind == SnapshotKind::Committed
-        {
-            self.discard(&file(key))?;
-        }
-        Ok(())
     }
 
     /// Returns what a snapshot takes on disk: counted now for an active one, at commit for a committed one.
@@ -293,7 +253,14 @@ impl Store {
     /// # Errors
     /// `NotFound`.
     pub fn snapshot_usage(&self, key: &str) -> Result<Usage> {
-        let record = self.snapshot(key)?;
+        self.usage_of(&self.snapshot(key)?)
+    }
+
+    /// As [`Store::snapshot_usage`], of a record that was read before.
+    ///
+    /// # Errors
+    /// What the file system says; a file that goes while it is counted is none.
+    pub fn usage_of(&self, record: &SnapshotRecord) -> Result<Usage> {
         match (record.usage, record.kind) {
             (Some(usage), _) => Ok(usage),
             (None, SnapshotKind::View) => Ok(Usage::default()),
@@ -309,7 +276,7 @@ impl Store {
         let id = Id::of_snapshot(key);
         let locks = self.gate(Mode::Shared)?;
         locks.key(What::SnapshotRecord, Some(&id), Mode::Exclusive, &|| false)?;
-        if !locks.try_key(What::Snapshot, Some(&id), Mode::Exclusive)? {
+        if !locks.try_key_briefly(What::Snapshot, Some(&id), Mode::Exclusive)? {
             return Err(busy(key));
         }
         let path = self.snapshot_path(key);
@@ -334,12 +301,26 @@ impl Store {
         Ok(())
     }
 
+    /// Returns a committed snapshot for another one to stand on.
+    pub(super) fn committed(&self, name: &str) -> Result<SnapshotRecord> {
+        let parent = self.snapshot(name)?;
+        if parent.kind == SnapshotKind::Committed {
+            return Ok(parent);
+        }
+        let name = crate::error::escape(name.as_bytes());
+        Err(Error::new(ErrorKind::Usage, format!("parent snapshot \"{name}\" is not committed")))
+    }
+
     fn no_children(&self, key: &str) -> Result<()> {
         match self.snapshots()?.iter().find(|s| s.parent.as_deref() == Some(key)) {
             None => Ok(()),
             Some(child) => Err(Error::new(
                 ErrorKind::Busy,
-                format!("cannot remove snapshot \"{key}\": \"{}\" stands on it", child.key),
+                format!(
+                    "cannot remove snapshot \"{}\": \"{}\" stands on it",
+                    crate::error::escape(key.as_bytes()),
+                    crate::error::escape(child.key.as_bytes())
+                ),
             )
             .with_hint("remove that one first")),
         }
@@ -364,7 +345,7 @@ impl Store {
     ///
     /// They come after the record, so that no kill leaves a directory without one. A loss of power may take them
     /// back only as long as nothing in them was synced either.
-    fn restore_dirs(&self, record: &SnapshotRecord) -> Result<()> {
+    pub(super) fn restore_dirs(&self, record: &SnapshotRecord) -> Result<()> {
         let dir = record.dir_path(self);
         if dir.is_dir() {
             return Ok(());
@@ -397,7 +378,7 @@ impl Store {
         fail_point("snapshot.made")
     }
 
-    fn snapshot_path(&self, key: &str) -> PathBuf {
+    pub(super) fn snapshot_path(&self, key: &str) -> PathBuf {
         self.dir("snapshots").join(format!("{}.json", Id::of_snapshot(key)))
     }
 
@@ -414,15 +395,27 @@ impl Store {
 }
 
 /// Counts what a directory takes, hard links once, without following anything.
-fn scan(root: &Path) -> Result<Usage> {
+///
+/// Whoever has it mounted may be deleting in it: what is gone by the time it is looked at takes nothing.
+pub(super) fn scan(root: &Path) -> Result<Usage> {
     let mut usage = Usage::default();
     let mut linked = HashSet::new();
     let mut pending = vec![root.to_path_buf()];
+    let gone = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
     while let Some(path) = pending.pop() {
-        let meta = fs::symlink_metadata(&path).map_err(|e| io_at("stat", &path, e))?;
+        let meta = match fs::symlink_metadata(&path) {
+            Err(e) if gone(&e) => continue,
+            other => other.map_err(|e| io_at("stat", &path, e))?,
+        };
         if meta.is_dir() {
-            for entry in fs::read_dir(&path).map_err(|e| io_at("list", &path, e))? {
-                pending.push(entry.map_err(|e| io_at("list", &path, e))?.path());
+            match fs::read_dir(&path) {
+                Err(e) if gone(&e) => continue,
+                Err(e) => return Err(io_at("list", &path, e)),
+                Ok(entries) => {
+                    for entry in entries {
+                        pending.push(entry.map_err(|e| io_at("list", &path, e))?.path());
+                    }
+                }
             }
         } else if meta.nlink() > 1 && !linked.insert((meta.dev(), meta.ino())) {
             continue;
@@ -433,18 +426,58 @@ fn scan(root: &Path) -> Result<Usage> {
     Ok(usage)
 }
 
+/// Returns the lower directories of what stands on a committed snapshot, topmost first.
+pub(super) fn standing_on(parent: &SnapshotRecord) -> Vec<Lower> {
+    let mut lowers = vec![Lower::Snapshot(parent.dir)];
+    lowers.extend(&parent.lowers);
+    lowers
+}
+
+/// Reads the metadata of a root directory, without what overlayfs keeps there for itself.
+fn root_of(path: &Path) -> Result<RootMeta> {
+    let dir = fs::File::open(path).map_err(|e| io_at("open", path, e))?;
+    let meta = dir.metadata().map_err(|e| io_at("stat", path, e))?;
+    let mut xattrs = Vec::new();
+    let names = match sys::list_xattrs_fd(&dir) {
+        Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => Vec::new(),
+        other => other?,
+    };
+    for name in names {
+        let overlays =
+            [XattrFlavour::Trusted, XattrFlavour::User].iter().any(|f| name.starts_with(f.prefix().as_bytes()));
+        if !overlays && let Some(value) = sys::get_xattr_fd(&dir, &name)? {
+            xattrs.push((name, value));
+        }
+    }
+    Ok(RootMeta {
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        mtime: meta.mtime(),
+        mtime_nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
+        xattrs,
+    })
+}
+
+pub(super) fn named(key: &str) -> Result<()> {
+    if key.is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "a snapshot needs a name"));
+    }
+    Ok(())
+}
+
 fn missing(key: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("no snapshot \"{}\"", crate::error::escape(key.as_bytes())))
 }
 
-fn taken(key: &str) -> Error {
+pub(super) fn taken(key: &str) -> Error {
     Error::new(
         ErrorKind::AlreadyExists,
         format!("a snapshot \"{}\" exists already", crate::error::escape(key.as_bytes())),
     )
 }
 
-fn busy(key: &str) -> Error {
+pub(super) fn busy(key: &str) -> Error {
     Error::new(ErrorKind::Busy, format!("snapshot \"{}\" is mounted or locked", crate::error::escape(key.as_bytes())))
         .with_hint("unmount it first")
 }

@@ -179,6 +179,29 @@ fn layout_is_the_documented_one() {
     no_problems(&store);
 }
 
+#[test]
+fn the_documented_records_are_records() {
+    let text = include_str!("format.rs").lines().map(|line| line.strip_prefix("//! ").unwrap_or_default());
+    let text: Vec<&str> = text.collect();
+    let example = |name: &str| {
+        let start = text.iter().position(|line| *line == format!("```json {name}")).unwrap();
+        let body: Vec<&str> = text[start + 1..].iter().copied().take_while(|line| *line != "```").collect();
+        serde_json::from_str::<serde_json::Value>(&body.join("\n")).unwrap()
+    };
+    // What is read and written again is what is documented: no field is missing, none too many.
+    fn same<T: serde::de::DeserializeOwned + serde::Serialize>(example: serde_json::Value) -> T {
+        let record: T = serde_json::from_value(example.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&record).unwrap(), example);
+        record
+    }
+    same::<StoreRecord>(example("store.json"));
+    let layer: LayerRecord = same(example("layers"));
+    assert_eq!(layer.flavour, same::<FixupRecord>(example("fixups")).flavour);
+    let image: ImageRecord = same(example("images"));
+    assert!(image.image.needs().contains(&Id::of_layer(&layer.diff_id, &layer.options)));
+    assert_eq!(same::<SnapshotRecord>(example("snapshots")).image_id, Some(image.image.image_id));
+}
+
 const GOLDEN_NAMES: [&str; 4] = ["ltvv753n5uwm", "ewomtcsjvaiq", "vlwuabdxrytq", "2af4lj4hzwja"];
 
 #[test]
@@ -216,6 +239,14 @@ fn a_directory_with_other_things_is_refused_and_left_alone() {
     assert_eq!(Store::open(tmp.path(), flavour(), true).unwrap_err().kind(), ErrorKind::Usage);
     assert_eq!(Store::open_existing(tmp.path(), true).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(picture(tmp.path()), before);
+}
+
+#[test]
+fn p15_a_kill_while_the_place_is_probed_does_not_spoil_it() {
+    let tmp = scratch();
+    let root = tmp.path().join("store");
+    fs::create_dir_all(root.join(".unply-probe-1-0/dir")).unwrap();
+    no_problems(&Store::open(&root, flavour(), true).unwrap());
 }
 
 #[test]
@@ -462,6 +493,53 @@ fn p12_pins_images_and_snapshots_keep_layers_from_collection() {
 }
 
 #[test]
+fn p12_while_a_hundred_thousand_files_are_deleted_everything_else_goes_on() {
+    let tmp = scratch();
+    let store = open(tmp.path());
+    let staging = store.stage().unwrap();
+    fs::write(staging.tree_path().join("0"), "").unwrap();
+    // Names are what takes the time; inodes would only take memory.
+    for n in 1..100_000 {
+        fs::hard_link(staging.tree_path().join("0"), staging.tree_path().join(n.to_string())).unwrap();
+    }
+    let sealed_big =
+        staging.seal(LayerOptions::default(), LayerFacts::default(), report("big"), &Expected::default()).unwrap();
+    let big = store.publish(&store.pin(&[]).unwrap(), vec![sealed_big]).unwrap().remove(0);
+    let asked = AtomicUsize::new(0);
+    let in_the_middle = || {
+        if asked.fetch_add(1, Ordering::Relaxed) == 50_000 {
+            // The deletion stands still here, as if it took for ever.
+            assert!(!big.tree_path().exists(), "the name is gone before the files are");
+            assert!(store.locks().unwrap().try_gate(Mode::Exclusive).unwrap(), "deletion holds the gate");
+            let other = open(tmp.path());
+            published(&other, &["a"]);
+            put(&other, &["a"], Some("pulled"));
+            other.create_snapshot(active("box", on_image(&other, &["a"]))).unwrap();
+            other.commit_snapshot("done", "box", BTreeMap::new()).unwrap();
+            assert_eq!(other.gc(true).unwrap().layers, []);
+        }
+        false
+    };
+    assert_eq!(store.gc_until(false, &in_the_middle).unwrap().layers.len(), 1);
+    assert!(asked.into_inner() > 50_000);
+    assert_eq!(entries(&store.dir("trash")), [] as [&str; 0]);
+    no_problems(&store);
+}
+
+#[test]
+fn p12_a_deletion_that_was_stopped_goes_on_with_the_next_command() {
+    let tmp = scratch();
+    let store = open(tmp.path());
+    let layer = published(&store, &["a"]).remove(0);
+    store.gc_until(false, &|| true).unwrap();
+    assert!(!layer.tree_path().exists());
+    assert!(!entries(&store.dir("trash")).is_empty(), "nothing was left to go on with");
+    no_problems(&store);
+    open(tmp.path());
+    assert_eq!(entries(&store.dir("trash")), [] as [&str; 0]);
+}
+
+#[test]
 fn a_pin_may_come_before_its_layer_and_a_dead_pin_holds_nothing() {
     let tmp = scratch();
     let store = open(tmp.path());
@@ -668,7 +746,10 @@ fn p01_to_p04_snapshots_keep_containerds_contract() {
     assert_eq!((committed.kind, committed.dir), (SnapshotKind::Committed, first.dir));
     assert_eq!(store.snapshot_usage("done").unwrap().inodes, 2);
     assert_eq!(kind(store.snapshot("first").unwrap_err()), ErrorKind::NotFound);
-    assert_eq!(kind(store.commit_snapshot("again", "done", BTreeMap::new()).unwrap_err()), ErrorKind::Usage);
+    assert_eq!(
+        kind(store.commit_snapshot("again", "done", BTreeMap::new()).unwrap_err()),
+        ErrorKind::FailedPrecondition
+    );
 
     let child = store.create_snapshot(active("first", on("done"))).unwrap();
     assert_ne!(child.dir, first.dir, "the key is free again, the directory is not");
@@ -678,7 +759,7 @@ fn p01_to_p04_snapshots_keep_containerds_contract() {
     let view = NewSnapshot { kind: SnapshotKind::View, ..active("view", on("done")) };
     let view = store.create_snapshot(view).unwrap();
     assert_eq!(entries(&store.object("s", &view.dir)), ["m"]);
-    assert_eq!(kind(store.commit_snapshot("v", "view", BTreeMap::new()).unwrap_err()), ErrorKind::Usage);
+    assert_eq!(kind(store.commit_snapshot("v", "view", BTreeMap::new()).unwrap_err()), ErrorKind::FailedPrecondition);
 
     let err = store.remove_snapshot("done").unwrap_err();
     assert!(err.kind() == ErrorKind::Busy && err.to_string().contains("remove"), "{err}");

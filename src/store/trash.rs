@@ -155,7 +155,8 @@ impl Store {
 /// The names there are random, so finding one anywhere in a line of the mount table is enough. Other mount namespaces
 /// cannot be seen.
 pub(super) fn mounted(dir: &Id) -> Result<bool> {
-    let table = "/proc/self/mountinfo";
+    // A thread may be in another mount namespace than the rest of its process.
+    let table = "/proc/thread-self/mountinfo";
     let bytes = fs::read(table)
         .map_err(|e| Error::io(format!("read {table}"), e).with_hint("mount /proc to manage snapshots"))?;
     let needle = dir.as_str().as_bytes();

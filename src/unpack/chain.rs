@@ -178,15 +178,28 @@ impl Chain {
     }
 
     fn make_snapshot(&self, key: &str, kind: SnapshotKind) -> Result<Snapshot> {
+        self.record_snapshot(key, kind, BTreeMap::new())?;
+        Snapshot::open(&self.store, key)
+    }
+
+    /// Makes a snapshot under `key` on top of the chain without taking the right to mount it.
+    ///
+    /// # Errors
+    /// As [`Store::create_snapshot`].
+    pub fn record_snapshot(
+        &self,
+        key: &str,
+        kind: SnapshotKind,
+        labels: BTreeMap<String, String>,
+    ) -> Result<SnapshotRecord> {
         let lowers = self.lowers.iter().map(|(lower, _)| *lower).collect();
         self.store.create_snapshot(NewSnapshot {
             key: key.to_owned(),
             kind,
             base: Base::Image { image_id: self.image_id, lowers },
             root: self.root.clone(),
-            labels: BTreeMap::new(),
-        })?;
-        Snapshot::open(&self.store, key)
+            labels,
+        })
     }
 }
 
@@ -280,6 +293,37 @@ fn grounded(store: &Store, plan: MountPlan) -> MountPlan {
     }
 }
 
+/// Returns the plan of a snapshot's mount, the same at any time, for another program to carry out (P6).
+///
+/// It takes no right to the directories: one upper directory mounted twice is damaged, and keeping to one mount is up to
+/// the caller.
+///
+/// # Errors
+/// `NotFound`; `FailedPrecondition` for a committed snapshot, which is there to be stood on.
+pub fn snapshot_plan(store: &Store, key: &str) -> Result<MountPlan> {
+    let record = store.ready_snapshot(key)?;
+    if record.kind == SnapshotKind::Committed {
+        let key = crate::error::escape(key.as_bytes());
+        return Err(Error::new(ErrorKind::FailedPrecondition, format!("snapshot \"{key}\" is committed"))
+            .with_hint("make a view of it"));
+    }
+    Ok(plan_of(store, &record))
+}
+
+fn plan_of(store: &Store, record: &SnapshotRecord) -> MountPlan {
+    let flavour = store.flavour().xattr;
+    let empty = store.empty_dirs();
+    let lowers = record.lower_paths(store);
+    let plan = match record.kind {
+        SnapshotKind::Active => {
+            let upper = Upper { upper: record.upper_path(store), work: record.work_path(store) };
+            MountPlan::writable(lowers, upper, flavour, &empty)
+        }
+        _ => MountPlan::view(lowers, flavour, &empty),
+    };
+    grounded(store, plan)
+}
+
 impl Snapshot {
     /// Takes the right to mount a kept snapshot.
     ///
@@ -287,7 +331,7 @@ impl Snapshot {
     /// `NotFound`; `Busy` where another process holds it.
     pub fn open(store: &Store, key: &str) -> Result<Snapshot> {
         // Whoever holds it has it mounted, perhaps for days.
-        let (lock, record) = store.lock_snapshot(key, &|| true).map_err(|e| match e.kind() {
+        let (lock, record) = store.lock_snapshot(key, &crate::store::patience()).map_err(|e| match e.kind() {
             ErrorKind::Cancelled => Error::new(
                 ErrorKind::Busy,
                 format!("snapshot \"{}\" is in use by another process", crate::error::escape(key.as_bytes())),
@@ -309,18 +353,7 @@ impl Snapshot {
 
     /// Returns the plan of its mount: writable for an active one, a view otherwise.
     pub fn plan(&self) -> MountPlan {
-        let flavour = self.store.flavour().xattr;
-        let empty = self.store.empty_dirs();
-        let lowers = self.record.lower_paths(&self.store);
-        let plan = match self.record.kind {
-            SnapshotKind::Active => {
-                let upper =
-                    Upper { upper: self.record.upper_path(&self.store), work: self.record.work_path(&self.store) };
-                MountPlan::writable(lowers, upper, flavour, &empty)
-            }
-            _ => MountPlan::view(lowers, flavour, &empty),
-        };
-        grounded(&self.store, plan)
+        plan_of(&self.store, &self.record)
     }
 
     /// Mounts it at `target`.

@@ -21,12 +21,13 @@ use crate::cancel::CancelToken;
 use crate::digest::{BlobDigest, ChainId, DiffId, ImageId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{OpenOptions, Platform};
+use crate::mount;
 use crate::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
 use crate::root::{Dir, Resolver};
 use crate::store::{Flavour, Store};
 use crate::sys;
 
-pub use chain::{Chain, Snapshot};
+pub use chain::{Chain, Snapshot, snapshot_plan};
 pub use flat::{Unpacked, unpack};
 pub use pull::{Pulled, pull, stored};
 pub use repair::{Repaired, repair, verify_fixups};
@@ -186,7 +187,24 @@ pub fn open_store(root: &Path, durable: bool) -> Result<Store> {
             .map_err(|e| Error::io(format!("create the store {}", root.display()), e))?;
     }
     let flavour = flavour_for(root)?;
+    if flavour.whiteouts == WhiteoutForm::Xattr && !root.join("store.json").exists() {
+        // Only where mounts can be made can it be known; elsewhere the store may still serve flat unpacking.
+        if let Ok(overlay) = mount::probe_overlay(root, flavour.xattr) {
+            whiteouts_work(&overlay, root)?;
+        }
+    }
     Store::open(root, flavour, durable)
+}
+
+/// Refuses a place for a store where deleted files would show in every mount.
+fn whiteouts_work(overlay: &mount::OverlayProbe, dir: &Path) -> Result<()> {
+    if overlay.xattr_whiteouts {
+        return Ok(());
+    }
+    let message =
+        format!("{} takes no whiteout devices, and this kernel's overlayfs knows no xattr whiteouts", dir.display());
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .with_hint("Linux 6.7 knows them; or choose a directory where mknod c 0 0 works, such as one on ext4 or xfs"))
 }
 
 fn resolving(dir: Dir, resolver: Option<Resolver>) -> Dir {
@@ -231,4 +249,26 @@ fn side_by_side<T: Sync>(
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::Backend;
+
+    #[test]
+    fn n14_a_place_where_neither_form_of_whiteout_works_is_refused_with_advice() {
+        let mut probe = mount::OverlayProbe {
+            backend: Backend::Classic,
+            char_whiteouts: false,
+            xattr_whiteouts: true,
+            opaque: true,
+            origin_filters: true,
+            writable: false,
+        };
+        whiteouts_work(&probe, Path::new("/x")).unwrap();
+        probe.xattr_whiteouts = false;
+        let e = whiteouts_work(&probe, Path::new("/x")).unwrap_err();
+        assert!(e.kind() == ErrorKind::Unsupported && e.hint().is_some_and(|hint| hint.contains("6.7")), "{e}");
+    }
 }

@@ -4,6 +4,7 @@
 //! * [`image`] wraps them into OCI layouts and `docker save` archives, with right digests or broken ones.
 //! * [`tree`] is what a root file system looks like; [`describe()`] reads one from disk, [`tree::compare`] tells two apart.
 //! * [`model`] is the reference model: `docs/spec-notes.md` as an in-memory program, the second implementation of that page.
+//! * [`snapshotter`] is containerd's snapshot contract as a trait, and the suite that any implementation of it has to pass.
 //! * [`cases`] is the catalogue of rules written as data, [`random`] makes images that nobody thought of.
 //!
 //! Everything panics freely: a mistake in a test's own data should be loud.
@@ -14,6 +15,7 @@ pub mod entry;
 pub mod image;
 pub mod model;
 pub mod random;
+pub mod snapshotter;
 pub mod tar;
 pub mod tree;
 

@@ -59,6 +59,7 @@ pub use render::ContainerdMount;
 pub use table::{MountInfo, all_mounts, find_mount, overlay_mounts, overlays_using};
 
 use crate::error::{Error, ErrorKind, escape};
+use crate::fail::fail_point;
 use crate::policy::XattrFlavour;
 use crate::sys::{self, SysError};
 
@@ -258,6 +259,7 @@ impl MountPlan {
             Backend::Classic => backend::mount_classic(self, &place).map_err(|e| self.explain(e))?,
             Backend::MountApiFd | Backend::MountApiPath => {
                 let mount = backend::create_detached(self, backend).map_err(|e| self.explain(e))?;
+                fail_point("mount.made")?;
                 let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
                 move_mount(&mount, "", &place, "", flags).map_err(|e| {
                     let err = SysError::new("move_mount", e).fd(mount.as_fd()).path("").path(&target);
@@ -265,6 +267,7 @@ impl MountPlan {
                 })?;
             }
         }
+        fail_point("mount.attached")?;
         Ok(Attached { target, backend })
     }
 

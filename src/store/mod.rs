@@ -44,7 +44,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod check;
-mod fail;
 mod gc;
 mod id;
 mod images;
@@ -70,9 +69,9 @@ pub use snapshots::{Base, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::{self, fail_point};
 use crate::mount::EmptyDirs;
 use crate::policy::{Ownership, WhiteoutForm};
-use fail::fail_point;
 use lock::{Locks, Mode};
 use record::StoreRecord;
 

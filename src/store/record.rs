@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -363,6 +364,12 @@ impl Store {
             temporary.as_file().sync_all().map_err(|e| io_at("sync", temporary.path(), e))?;
         }
         Ok(temporary)
+    }
+
+    /// Waits until everything written to the file system of `handle` is on disk.
+    pub(super) fn sync_all(&self, handle: impl AsFd) -> Result<()> {
+        fail_point("syncfs")?;
+        rustix::fs::syncfs(handle).map_err(|e| io_at("sync", self.root(), e))
     }
 
     /// Makes the names in a directory durable, where the caller wants durability at all.

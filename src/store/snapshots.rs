@@ -219,7 +219,7 @@ impl Store {
         if self.durable() {
             let upper = active.upper_path(self);
             let dir = fs::File::open(&upper).map_err(|e| io_at("open", &upper, e))?;
-            rustix::fs::syncfs(&dir).map_err(|e| io_at("sync", self.root(), e))?;
+            self.sync_all(&dir)?;
         }
         let usage = scan(&active.upper_path(self))?;
         locks.gate(Mode::Shared)?;

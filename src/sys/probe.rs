@@ -74,8 +74,10 @@ pub fn is_overlayfs(dir: impl AsFd) -> Result<bool, SysError> {
 /// What `fstatvfs` answers.
 pub fn fs_space(dir: impl AsFd) -> Result<(u64, u64), SysError> {
     let stat = rustix::fs::fstatvfs(dir.as_fd()).map_err(|e| SysError::new("fstatvfs", e).fd(dir.as_fd()))?;
-    let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
-    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+    // What is kept in reserve is kept for root.
+    let root = super::has_effective_cap_sys_admin() && !super::in_user_namespace();
+    let (blocks, inodes) = if root { (stat.f_bfree, stat.f_ffree) } else { (stat.f_bavail, stat.f_favail) };
+    Ok((blocks.saturating_mul(stat.f_frsize), if stat.f_files == 0 { u64::MAX } else { inodes }))
 }
 
 /// What a directory's file system lets the caller store.

@@ -12,7 +12,10 @@ mod chain;
 mod flat;
 pub(crate) mod layer;
 mod pull;
+mod room;
 mod target;
+#[cfg(test)]
+mod tests_process;
 
 use std::path::Path;
 

@@ -265,6 +265,11 @@ impl Store {
             .map_err(|e| io_at("create a file in", &staging, e))?;
         write!(note, "{} {}", Id::of_snapshot(key), Id::of_snapshot(name))
             .map_err(|e| io_at("write", note.path(), e))?;
+        if self.durable() {
+            // It must be on disk before either record changes: after a loss of power it is what tells which one counts.
+            note.as_file().sync_all().map_err(|e| io_at("sync", note.path(), e))?;
+            self.sync_dir(&staging)?;
+        }
         Ok(note)
     }
 

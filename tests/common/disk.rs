@@ -371,6 +371,11 @@ impl Drop for Disk {
 pub struct Mounted(PathBuf);
 
 impl Mounted {
+    /// Takes care of what is mounted at `place`.
+    pub fn at(place: &Path) -> Mounted {
+        Mounted(place.to_path_buf())
+    }
+
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -26,6 +26,9 @@ const FOREVER: Duration = Duration::from_secs(3600);
 /// 4 KiB of a disk; `None` is zeros.
 type Page = Option<Arc<[u8]>>;
 
+/// Whether the write of this number made it.
+type Keep = Box<dyn Fn(u64, &mut Random) -> bool>;
+
 /// What a disk holds, or would hold after a cut.
 #[derive(Clone)]
 pub struct Image(Vec<Page>);
@@ -94,7 +97,7 @@ impl Cut {
     pub fn image(&self, random: &mut Random) -> Image {
         let mut image = self.settled.clone();
         let length = self.since.len() as u64;
-        let keep: Box<dyn Fn(u64, &mut Random) -> bool> = match random.below(4) {
+        let keep: Keep = match random.below(4) {
             0 => Box::new(|_, _| false),
             1 => Box::new(|_, _| true),
             // The cache was written out in order up to some point.

@@ -223,6 +223,8 @@ fn make_root(root: &Path) -> Result<()> {
         DIRECTORIES.contains(&name.as_str())
             || [LOCK, "lost+found"].contains(&name.as_str())
             || name.starts_with(TEMPORARY)
+            // Another process looks at this moment what the place can store, or was killed at it.
+            || name.starts_with(crate::sys::PROBE)
     };
     // A creation that was killed leaves only our own names, without store.json.
     if found.iter().any(|name| name == STORE_RECORD) || found.iter().all(ours) {

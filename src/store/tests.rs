@@ -515,6 +515,17 @@ fn collection_beside_claims_never_takes_a_claimed_layer() {
 }
 
 #[test]
+fn a_place_where_another_process_probes_may_become_a_store() {
+    let tmp = scratch();
+    let root = tmp.path().join("store");
+    fs::create_dir_all(root.join(".unply-probe-7-0/dir")).unwrap();
+    no_problems(&open(tmp.path()));
+    let other = tmp.path().join("other");
+    fs::create_dir_all(other.join("somebody's")).unwrap();
+    assert_eq!(Store::open(&other, flavour(), true).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
 fn what_was_written_without_syncs_does_not_outlive_its_boot() {
     let tmp = scratch();
     let root = tmp.path().join("store");

@@ -107,6 +107,9 @@ pub fn probe_store(dir: &Path) -> Result<StoreProbe, Error> {
     probe_store_at(open_dir(dir)?).map_err(io)
 }
 
+/// How the name of a probe's directory begins; one that a kill left behind may stand anywhere.
+pub(crate) const PROBE: &str = ".unply-probe-";
+
 /// As [`probe_store`], in an open directory.
 ///
 /// # Errors
@@ -115,7 +118,7 @@ pub fn probe_store_at(dir: impl AsFd) -> Result<StoreProbe, Error> {
     let dir = dir.as_fd();
     let mut number = 0u32;
     let name = loop {
-        let name = format!(".unply-probe-{}-{number}", std::process::id());
+        let name = format!("{PROBE}{}-{number}", std::process::id());
         match rustix::fs::mkdirat(dir, &name, Mode::RWXU) {
             Ok(()) => break name,
             // Another thread's, or a dead process's.

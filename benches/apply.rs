@@ -20,6 +20,7 @@ fn options() -> ApplyOptions {
         ownership: if root { Ownership::Keep } else { Ownership::Squash },
         skip_devices: true,
         tolerate_xattrs: true,
+        sums: true,
     }
 }
 

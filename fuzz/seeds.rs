@@ -191,7 +191,14 @@ fn metadata(out: &mut Out) {
         Node::HardLink(there.clone()),
     ] {
         writer
-            .push(RecordRef::Make { path: &here, placed: Some(&there), source: None, node: &node, meta: &meta })
+            .push(RecordRef::Make {
+                path: &here,
+                placed: Some(&there),
+                source: None,
+                node: &node,
+                meta: &meta,
+                sum: None,
+            })
             .unwrap();
     }
     writer.push(RecordRef::Whiteout { parent: &here, name: b"gone" }).unwrap();

@@ -703,6 +703,37 @@ fn options_and_the_environment_name_the_store() {
 }
 
 #[test]
+fn verify_names_the_damage() {
+    if !root_or_skip("verify_names_the_damage") {
+        return;
+    }
+    let place = Place::new();
+    place.layout(&image());
+    place.run(&["pull", "oci:image"]).with(0);
+    let clean = place.run(&["verify", "--deep"]).with(0);
+    assert!(clean.stdout.ends_with(": no damage\n"), "{clean:?}");
+    let trees: Vec<PathBuf> =
+        std::fs::read_dir(place.path("store/l")).unwrap().map(|e| e.unwrap().path().join("etc/name")).collect();
+    let victim = trees.iter().find(|path| path.exists()).unwrap();
+    let before = std::fs::metadata(victim).unwrap();
+    let mut content = std::fs::read(victim).unwrap();
+    content[0] ^= 1;
+    std::fs::write(victim, content).unwrap();
+    std::fs::File::open(victim).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    place.run(&["verify"]).with(0);
+    let found = place.run(&["verify", "--deep", "--all"]).with(4);
+    assert!(found.stdout.contains("content    \"etc/name\" has other content than was unpacked"), "{found:?}");
+    let name = place.run(&["images", "--json"]).json()["images"][0]["names"][0].as_str().unwrap().to_owned();
+    let found = place.run(&["verify", "--deep", "--json", &name]).with(4).json();
+    assert_eq!(found["damaged"], 1);
+    let layers = found["layers"].as_array().unwrap();
+    let layer = layers.iter().find(|layer| layer["damage_count"] == 1).unwrap();
+    assert_eq!((&layer["damage"][0]["kind"], &layer["used_by"][0]), (&Value::from("content"), &Value::from(name)));
+    place.run(&["verify", "nothing"]).with(3);
+    place.run(&["verify", "--all", "nothing"]).with(2);
+}
+
+#[test]
 fn bench_measures_and_leaves_nothing() {
     if !root_or_skip("bench_measures_and_leaves_nothing") {
         return;

@@ -410,6 +410,7 @@ fn a_directory_that_nobody_made_there_is_not_removed() {
             let (tree, stash) = (place.new_dir(b"tree", 0o755).unwrap(), place.new_dir(b"stash", 0o700).unwrap());
             let target = Target { tree, stash, journal: place.new_file(b"journal").unwrap().into() };
             let options = ApplyOptions {
+                sums: false,
                 plan: PlanOptions {
                     tree: TreeOptions::default(),
                     flavour: XattrFlavour::User,

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use unply::apply::journal::{Reader, Record, RecordRef, Writer};
+use unply::apply::inventory::Inventory;
+use unply::apply::journal::{Reader, Writer};
 use unply::policy::{Ownership, WhiteoutForm, XattrFlavour};
 use unply::store::{Flavour, Store};
 
@@ -18,15 +19,7 @@ fn journal(data: &[u8]) {
     // What was read is written and read again without loss.
     let mut writer = Writer::new(Vec::new()).unwrap();
     for record in &records {
-        let record = match record {
-            Record::Make { path, placed, source, node, meta } => {
-                RecordRef::Make { path, placed: placed.as_ref(), source: source.as_ref(), node, meta }
-            }
-            Record::Whiteout { parent, name } => RecordRef::Whiteout { parent, name },
-            Record::Opaque { dir, mtime } => RecordRef::Opaque { dir, mtime: *mtime },
-            Record::Stashed { placed, number } => RecordRef::Stashed { placed, number: *number },
-        };
-        writer.push(record).unwrap();
+        writer.push(record.as_parts()).unwrap();
     }
     let bytes = writer.finish().unwrap();
     let mut reader = Reader::new(&bytes[..]).unwrap();
@@ -34,6 +27,8 @@ fn journal(data: &[u8]) {
         assert_eq!(reader.read().unwrap(), Some(record));
     }
     assert_eq!(reader.read().unwrap(), None);
+    // Whatever it says, it adds up to names or is refused.
+    let _ = Inventory::read(Reader::new(data).unwrap());
 }
 
 static STORE: LazyLock<PathBuf> = LazyLock::new(unply_fuzz::scratch);

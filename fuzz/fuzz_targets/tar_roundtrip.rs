@@ -142,7 +142,9 @@ impl Member {
         }
         let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for (name, value, _) in self.xattrs.iter().take(20) {
-            let name = without_nul(name);
+            // Longer names are refused: no file system holds them (M21).
+            let mut name = without_nul(name);
+            name.truncate(255);
             if !name.is_empty() && xattrs.iter().all(|(other, _)| *other != name) {
                 xattrs.push((name, value.clone()));
             }

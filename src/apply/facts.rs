@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The lasting facts about one staged layer; stored in its record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LayerFacts {
     /// Entries in the archive, whiteouts and skipped ones included.
     pub entries: u64,
@@ -23,6 +24,10 @@ pub struct LayerFacts {
     pub opaques: u64,
     /// Device nodes were skipped.
     pub devices_skipped: bool,
+    /// Xattrs were dropped because this place cannot hold them.
+    pub xattrs_dropped: bool,
+    /// Hard links that became copies because the file system allows no more links (L12).
+    pub copied_links: u64,
     /// Metadata of the root entry, where the archive has one.
     pub root_entry: Option<RootMeta>,
     /// Owners were squashed to the caller.

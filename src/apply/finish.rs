@@ -1,20 +1,20 @@
 //! After the last entry: whiteouts, opaque marks, and the metadata of directories.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::policy::{Ownership, WhiteoutForm};
-use crate::root::{Dir, Kind, LinkOutcome, Meta, meta as fdmeta};
+use crate::root::{Dir, Kind, LinkOutcome, Meta, NodeMeta, meta as fdmeta};
 
 use super::dirs::{DirId, ROOT};
 use super::facts::LayerFacts;
-use super::journal::{Reader, Record};
+use super::journal::{Record, RecordRef};
 use super::lay::{Layer, call_failed};
 use super::plan::LiteralPath;
 use super::{Warning, lay, unheld};
+
+/// Mode of every rootfs.
+const ROOT_MODE: u32 = 0o755;
 
 /// Writes overlayfs's marks into a directory of one layer
 /// (<https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories>).
@@ -132,9 +132,7 @@ impl Layer<'_> {
     /// Reads markers back from the journal: what makes a directory opaque first, since whiteouts below it are not needed
     /// then (W9), in whatever order the archive had them.
     fn marks(&mut self) -> Result<()> {
-        let mut file = self.journal.reopen()?;
-        rewind(&mut file)?;
-        let mut reader = Reader::new(&mut file)?;
+        let mut reader = self.journal.so_far()?;
         while let Some(record) = reader.read()? {
             match record {
                 Record::Opaque { dir, .. } => self.opaque(&dir),
@@ -147,9 +145,8 @@ impl Layer<'_> {
             }
         }
         if self.whiteouts > 0 {
-            rewind(&mut file)?;
             let mut marker = Marker::new(self.options.plan.flavour, self.options.whiteouts);
-            let mut reader = Reader::new(&mut file)?;
+            let mut reader = self.journal.so_far()?;
             while let Some(record) = reader.read()? {
                 if let Record::Whiteout { parent, name } = record {
                     self.whiteout(&parent, &name, &mut marker)?;
@@ -196,6 +193,7 @@ impl Layer<'_> {
         if marker.whiteout(&dir, name)? {
             self.dirs.info_mut(id).whiteouts = true;
             self.facts.whiteouts += 1;
+            self.journal.push(RecordRef::Hides { placed: &self.dirs.path(id).join(name) })?;
         }
         Ok(())
     }
@@ -209,11 +207,15 @@ impl Layer<'_> {
             if whiteouts {
                 marker.holds_whiteouts(&dir, false)?;
             }
+            let root = NodeMeta { meta: Meta { mode: ROOT_MODE, ..Meta::default() }, xattrs: Vec::new() };
+            let placed = LiteralPath::default();
+            // Overlayfs reads no opaque mark here, so none is written.
+            self.journal.push(RecordRef::Left { placed: &placed, meta: &root, opaque: false, whiteouts })?;
             return finish_root(&dir, self.options.ownership);
         }
         let node = std::mem::take(&mut self.dirs.info_mut(id).meta);
         let rare = unheld::rare_time(node.meta.mtime);
-        let path = if node.xattrs.is_empty() && !rare { Vec::new() } else { self.dirs.path(id).as_bytes().to_vec() };
+        let path = self.dirs.path(id);
         if self.options.ownership == Ownership::Keep {
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             if (node.meta.uid, node.meta.gid) != me {
@@ -221,12 +223,11 @@ impl Layer<'_> {
                     .map_err(|e| lay::owner_failed(&node.meta, e))?;
             }
         } else {
-            let path = self.dirs.path(id);
             self.count_squashed(&node.meta, path.as_bytes());
         }
         for (name, value) in &node.xattrs {
             let result = fdmeta::set_xattr_fd(&dir, name, value);
-            self.tolerate_xattr(result, name, value, &path, warn)?;
+            self.tolerate_xattr(result, name, value, path.as_bytes(), warn)?;
         }
         if opaque {
             marker.opaque(&dir)?;
@@ -239,14 +240,10 @@ impl Layer<'_> {
         fdmeta::set_times_fd(&dir, &node.meta).map_err(|e| call_failed("futimens", e))?;
         if rare {
             let kept = fdmeta::mtime_fd(&dir).map_err(|e| call_failed("fstat", e))?;
-            self.check_time(node.meta.mtime, kept, &path, warn);
+            self.check_time(node.meta.mtime, kept, path.as_bytes(), warn);
         }
-        Ok(())
+        self.journal.push(RecordRef::Left { placed: &path, meta: &node, opaque, whiteouts })
     }
-}
-
-fn rewind(file: &mut File) -> Result<()> {
-    file.seek(SeekFrom::Start(0)).map(drop).map_err(|e| Error::io("read the layer's journal", e))
 }
 
 /// Gives the root of a layer directory the one metadata that every rootfs has: 0755, 0:0, mtime 0.
@@ -254,6 +251,6 @@ pub(crate) fn finish_root(dir: &Dir, ownership: Ownership) -> Result<()> {
     if ownership == Ownership::Keep {
         fdmeta::set_owner_fd(dir, 0, 0).map_err(|e| call_failed("fchown", e))?;
     }
-    fdmeta::set_mode_fd(dir, 0o755).map_err(|e| call_failed("fchmod", e))?;
+    fdmeta::set_mode_fd(dir, ROOT_MODE).map_err(|e| call_failed("fchmod", e))?;
     fdmeta::set_times_fd(dir, &Meta::default()).map_err(|e| call_failed("futimens", e))
 }

@@ -3,18 +3,23 @@
 //! A layer is stored without knowing the layers below it. What depends on them is settled later by replaying this
 //! file over a view of the tree below (module `fixup`), so it holds everything a replay needs and nothing of the content.
 //!
-//! Format, version 1: the line `unply journal 1\n`, then records: length (varint), then that many bytes.
+//! It also says what the layer directory holds in the end ([`super::inventory`]): what was taken away again, the directories
+//! and whiteouts as they were left, a checksum of each file's content.
+//!
+//! Format, version 2: the line `unply journal 2\n`, then records: length (varint), then that many bytes.
 //! Numbers are LEB128 varints, signed ones zig-zag; byte strings carry their length. A file that ends inside a record is damaged.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt as _;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::root::{Meta, NodeMeta};
-use crate::tar::Timestamp;
+use crate::tar::{Region, Timestamp};
 
 use super::plan::{LiteralPath, Node};
 
-const MAGIC: &[u8] = b"unply journal 1\n";
+const MAGIC: &[u8] = b"unply journal 2\n";
 /// No record comes near this; a larger length is damage.
 const MAX_RECORD: u64 = 16 << 20;
 
@@ -33,6 +38,8 @@ pub enum Record {
         node: Node,
         /// Metadata, xattrs filtered.
         meta: NodeMeta,
+        /// For a file whose data was written: its checksum.
+        sum: Option<Sum>,
     },
     /// A whiteout.
     Whiteout {
@@ -55,7 +62,63 @@ pub enum Record {
         /// Number in the stash.
         number: u64,
     },
+    /// AUFS kept a file aside that nothing names yet; a link by this number shares its inode.
+    Aside {
+        /// Number, among those of the stash.
+        number: u64,
+        /// Bytes.
+        size: u64,
+        /// Checksum of the data.
+        sum: Option<Sum>,
+    },
+    /// What the layer directory had at this place was removed, with everything below it.
+    Removed {
+        /// Place in the layer directory.
+        placed: LiteralPath,
+    },
+    /// A directory as it was left; after all records of entries.
+    Left {
+        /// Place in the layer directory.
+        placed: LiteralPath,
+        /// Its metadata.
+        meta: NodeMeta,
+        /// It hides what lower layers have in it.
+        opaque: bool,
+        /// It holds whiteouts.
+        whiteouts: bool,
+    },
+    /// A whiteout that stands in the layer directory; after all records of entries.
+    Hides {
+        /// Its place.
+        placed: LiteralPath,
+    },
 }
+
+impl Record {
+    /// Borrows its parts, to write it again.
+    pub fn as_parts(&self) -> RecordRef<'_> {
+        match self {
+            Record::Make { path, placed, source, node, meta, sum } => {
+                RecordRef::Make { path, placed: placed.as_ref(), source: source.as_ref(), node, meta, sum: *sum }
+            }
+            Record::Whiteout { parent, name } => RecordRef::Whiteout { parent, name },
+            Record::Opaque { dir, mtime } => RecordRef::Opaque { dir, mtime: *mtime },
+            Record::Stashed { placed, number } => RecordRef::Stashed { placed, number: *number },
+            Record::Aside { number, size, sum } => RecordRef::Aside { number: *number, size: *size, sum: *sum },
+            Record::Removed { placed } => RecordRef::Removed { placed },
+            Record::Left { placed, meta, opaque, whiteouts } => {
+                RecordRef::Left { placed, meta, opaque: *opaque, whiteouts: *whiteouts }
+            }
+            Record::Hides { placed } => RecordRef::Hides { placed },
+        }
+    }
+}
+
+/// XXH3 (64 bits, seed 0) of a file's content: of the data of its regions, where it is sparse.
+///
+/// It finds damage; it is no proof against somebody who makes it on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sum(pub u64);
 
 /// Writes a journal.
 pub struct Writer<W: Write> {
@@ -80,13 +143,14 @@ impl<W: Write> Writer<W> {
         let mut b = std::mem::take(&mut self.record);
         b.clear();
         match record {
-            RecordRef::Make { path, placed, source, node, meta } => {
+            RecordRef::Make { path, placed, source, node, meta, sum } => {
                 b.push(0);
                 put_bytes(&mut b, path.as_bytes());
                 put_place(&mut b, placed, path);
                 put_place(&mut b, source, path);
                 put_node(&mut b, node);
                 put_meta(&mut b, meta);
+                put_sum(&mut b, sum);
             }
             RecordRef::Whiteout { parent, name } => {
                 b.push(1);
@@ -103,6 +167,26 @@ impl<W: Write> Writer<W> {
                 put_bytes(&mut b, placed.as_bytes());
                 put_number(&mut b, number);
             }
+            RecordRef::Aside { number, size, sum } => {
+                b.push(7);
+                put_number(&mut b, number);
+                put_number(&mut b, size);
+                put_sum(&mut b, sum);
+            }
+            RecordRef::Removed { placed } => {
+                b.push(4);
+                put_bytes(&mut b, placed.as_bytes());
+            }
+            RecordRef::Left { placed, meta, opaque, whiteouts } => {
+                b.push(5);
+                put_bytes(&mut b, placed.as_bytes());
+                put_meta(&mut b, meta);
+                b.push(u8::from(opaque) | u8::from(whiteouts) << 1);
+            }
+            RecordRef::Hides { placed } => {
+                b.push(6);
+                put_bytes(&mut b, placed.as_bytes());
+            }
         }
         let mut length = [0u8; 10];
         let n = varint(b.len() as u64, &mut length);
@@ -117,11 +201,27 @@ impl<W: Write> Writer<W> {
     }
 }
 
-impl Writer<std::fs::File> {
-    /// Writes out what is buffered and returns a second descriptor of the file; nothing may be added while it is read.
-    pub fn reopen(&mut self) -> Result<std::fs::File> {
+impl Writer<File> {
+    /// Writes out what is buffered and returns a reader of what there is so far; more may be added meanwhile.
+    pub fn so_far(&mut self) -> Result<Reader<impl Read + use<>>> {
         self.out.flush().map_err(io_failed)?;
-        self.out.get_ref().try_clone().map_err(io_failed)
+        let file = self.out.get_ref().try_clone().map_err(io_failed)?;
+        let length = file.metadata().map_err(io_failed)?.len();
+        Reader::new(Positioned { file, at: 0 }.take(length))
+    }
+}
+
+/// Reads a file without moving the position that others share.
+struct Positioned {
+    file: File,
+    at: u64,
+}
+
+impl Read for Positioned {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
     }
 }
 
@@ -140,6 +240,8 @@ pub enum RecordRef<'a> {
         node: &'a Node,
         /// Metadata.
         meta: &'a NodeMeta,
+        /// Checksum of the data.
+        sum: Option<Sum>,
     },
     /// See [`Record::Whiteout`].
     Whiteout {
@@ -161,6 +263,36 @@ pub enum RecordRef<'a> {
         placed: &'a LiteralPath,
         /// Number in the stash.
         number: u64,
+    },
+    /// See [`Record::Aside`].
+    Aside {
+        /// Number, among those of the stash.
+        number: u64,
+        /// Bytes.
+        size: u64,
+        /// Checksum of the data.
+        sum: Option<Sum>,
+    },
+    /// See [`Record::Removed`].
+    Removed {
+        /// Place in the layer directory.
+        placed: &'a LiteralPath,
+    },
+    /// See [`Record::Left`].
+    Left {
+        /// Place in the layer directory.
+        placed: &'a LiteralPath,
+        /// Metadata.
+        meta: &'a NodeMeta,
+        /// Opaque mark.
+        opaque: bool,
+        /// Holds whiteouts.
+        whiteouts: bool,
+    },
+    /// See [`Record::Hides`].
+    Hides {
+        /// Place in the layer directory.
+        placed: &'a LiteralPath,
     },
 }
 
@@ -234,6 +366,13 @@ fn put_number(b: &mut Vec<u8>, value: u64) {
     b.extend_from_slice(&buf[..n]);
 }
 
+fn put_sum(b: &mut Vec<u8>, sum: Option<Sum>) {
+    b.push(sum.is_some().into());
+    if let Some(Sum(sum)) = sum {
+        b.extend_from_slice(&sum.to_le_bytes());
+    }
+}
+
 fn put_bytes(b: &mut Vec<u8>, bytes: &[u8]) {
     put_number(b, bytes.len() as u64);
     b.extend_from_slice(bytes);
@@ -271,10 +410,18 @@ fn put_meta(b: &mut Vec<u8>, node: &NodeMeta) {
 fn put_node(b: &mut Vec<u8>, node: &Node) {
     match node {
         Node::Directory => b.push(0),
-        // The map of a sparse file is in the file itself.
-        Node::File { size, .. } => {
+        Node::File { size, sparse: None } => {
             b.push(1);
             put_number(b, *size);
+        }
+        Node::File { size, sparse: Some(regions) } => {
+            b.push(8);
+            put_number(b, *size);
+            put_number(b, regions.len() as u64);
+            for region in regions {
+                put_number(b, region.offset);
+                put_number(b, region.length);
+            }
         }
         Node::Symlink(target) => {
             b.push(2);
@@ -377,7 +524,26 @@ impl Cursor<'_> {
             5 => Node::Fifo,
             6 => Node::HardLink(self.path()?),
             7 => Node::AufsLink(self.bytes()?),
+            8 => {
+                let size = self.number()?;
+                let mut regions = Vec::new();
+                for _ in 0..self.number()? {
+                    regions.push(Region { offset: self.number()?, length: self.number()? });
+                }
+                Node::File { size, sparse: Some(regions) }
+            }
             _ => return None,
+        })
+    }
+
+    fn sum(&mut self) -> Option<Option<Sum>> {
+        Some(match self.byte()? {
+            0 => None,
+            _ => {
+                let (head, rest) = self.0.split_first_chunk()?;
+                self.0 = rest;
+                Some(Sum(u64::from_le_bytes(*head)))
+            }
         })
     }
 
@@ -387,11 +553,20 @@ impl Cursor<'_> {
                 let path = self.path()?;
                 let placed = self.place(&path)?;
                 let source = self.place(&path)?;
-                Record::Make { path, placed, source, node: self.node()?, meta: self.meta()? }
+                let (node, meta) = (self.node()?, self.meta()?);
+                Record::Make { path, placed, source, node, meta, sum: self.sum()? }
             }
             1 => Record::Whiteout { parent: self.path()?, name: self.bytes()? },
             2 => Record::Opaque { dir: self.path()?, mtime: self.time()? },
             3 => Record::Stashed { placed: self.path()?, number: self.number()? },
+            4 => Record::Removed { placed: self.path()? },
+            5 => {
+                let (placed, meta) = (self.path()?, self.meta()?);
+                let marks = self.byte()?;
+                Record::Left { placed, meta, opaque: marks & 1 != 0, whiteouts: marks & 2 != 0 }
+            }
+            6 => Record::Hides { placed: self.path()? },
+            7 => Record::Aside { number: self.number()?, size: self.number()?, sum: self.sum()? },
             _ => return None,
         };
         self.0.is_empty().then_some(record)
@@ -418,6 +593,7 @@ mod tests {
         let nodes = [
             Node::Directory,
             Node::File { size: u64::MAX, sparse: None },
+            Node::File { size: 9, sparse: Some(vec![Region { offset: 3, length: 2 }]) },
             Node::Symlink(b"../x".to_vec()),
             Node::CharDevice(4095, 1_048_575),
             Node::BlockDevice(8, 0),
@@ -430,15 +606,17 @@ mod tests {
         for (i, node) in nodes.into_iter().enumerate() {
             let (p, placed) = (path("usr/lib/x"), [None, Some(path("usr/lib/x")), Some(path("lib/x"))][i % 3].clone());
             let source = placed.clone();
+            let sum = [None, Some(Sum(0xfeed_0000_0000_0001))][i % 2];
             let made = RecordRef::Make {
                 path: &p,
                 placed: placed.as_ref(),
                 source: source.as_ref(),
                 node: &node,
                 meta: &meta,
+                sum,
             };
             writer.push(made).unwrap();
-            expected.push(Record::Make { path: p, placed, source, node, meta: meta.clone() });
+            expected.push(Record::Make { path: p, placed, source, node, meta: meta.clone(), sum });
         }
         writer.push(RecordRef::Whiteout { parent: &path(""), name: b"n" }).unwrap();
         expected.push(Record::Whiteout { parent: path(""), name: b"n".to_vec() });
@@ -446,6 +624,13 @@ mod tests {
         expected.push(Record::Opaque { dir: path("d"), mtime: meta.meta.mtime });
         writer.push(RecordRef::Stashed { placed: &path("d"), number: 300 }).unwrap();
         expected.push(Record::Stashed { placed: path("d"), number: 300 });
+        writer.push(RecordRef::Removed { placed: &path("d/x") }).unwrap();
+        expected.push(Record::Removed { placed: path("d/x") });
+        let left = RecordRef::Left { placed: &path("d"), meta: &meta, opaque: true, whiteouts: false };
+        writer.push(left).unwrap();
+        expected.push(Record::Left { placed: path("d"), meta: meta.clone(), opaque: true, whiteouts: false });
+        writer.push(RecordRef::Hides { placed: &path("d/n") }).unwrap();
+        expected.push(Record::Hides { placed: path("d/n") });
         let bytes = writer.finish().unwrap();
         let read = |bytes: &[u8]| -> Result<Vec<Record>> {
             let mut reader = Reader::new(bytes)?;

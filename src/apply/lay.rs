@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::policy::Ownership;
@@ -15,7 +16,7 @@ use crate::tar::{Region, Timestamp};
 
 use super::dirs::{DirId, Dirs, ROOT};
 use super::facts::{LayerFacts, RootMeta};
-use super::journal::{RecordRef, Writer};
+use super::journal::{RecordRef, Sum, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
 use super::{ApplyOptions, Data, Target, Warning, check_depth, check_implied, unheld};
@@ -44,6 +45,7 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
+    hasher: Xxh3,
     /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
     pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
     /// The first entry that was squashed.
@@ -73,6 +75,7 @@ impl<'o> Layer<'o> {
             creator: me,
             umask: crate::sys::umask(),
             squashed: 0,
+            hasher: Xxh3::new(),
             refused_xattrs: Vec::new(),
             first_squashed: Vec::new(),
             overflow: HashMap::new(),
@@ -146,18 +149,33 @@ impl<'o> Layer<'o> {
             Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
             other => other,
         };
+        let mut sum = None;
         match &node {
             Node::Directory => self.directory(parent, last, &meta, name, warn)?,
             Node::File { size, sparse } => {
-                self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
+                sum = self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
             }
             Node::Symlink(_) | Node::CharDevice(..) | Node::BlockDevice(..) | Node::Fifo => {
                 self.special(parent, last, &node, &meta, name, warn)?;
             }
             Node::HardLink(_) | Node::AufsLink(_) => {}
         }
-        let placed = Some(&placed);
-        self.journal.push(RecordRef::Make { path: &path, placed, source: None, node: &node, meta: &meta })
+        if placed.is_root() {
+            return Ok(());
+        }
+        let unmade = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) && self.options.skip_devices;
+        self.journal.push(RecordRef::Make {
+            path: &path,
+            placed: Some(&placed),
+            source: None,
+            node: &node,
+            meta: &meta,
+            sum,
+        })?;
+        if unmade {
+            self.journal.push(RecordRef::Removed { placed: &placed })?;
+        }
+        Ok(())
     }
 
     /// Returns the directory at the literal path `path`, making what is missing (spec-notes, phase 2, *Parent*).
@@ -284,6 +302,8 @@ impl<'o> Layer<'o> {
         } else {
             self.stashed -= 1;
             self.stash.remove_all(&aside)?;
+            let placed = self.dirs.path(parent).join(name);
+            self.journal.push(RecordRef::Removed { placed: &placed })?;
         }
         Ok(known.is_none())
     }
@@ -366,7 +386,7 @@ impl<'o> Layer<'o> {
         entry: &[u8],
         data: &mut Data<'_, R>,
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
+    ) -> Result<Option<Sum>> {
         let dir = self.dirs.handle(parent)?;
         let mode = self.open_mode(&meta.meta);
         let fd = match dir.make_file(name, mode)? {
@@ -377,8 +397,9 @@ impl<'o> Layer<'o> {
             }
         };
         self.facts.inodes += 1;
-        self.write_data(&fd, size, sparse, data)?;
-        self.finish_fd(&fd, meta, mode, entry, warn)
+        let sum = self.write_data(&fd, size, sparse, data)?;
+        self.finish_fd(&fd, meta, mode, entry, warn)?;
+        Ok(sum)
     }
 
     /// Mode for `open`: what the entry wants, unless special bits or an owner change would lose it.
@@ -390,28 +411,35 @@ impl<'o> Layer<'o> {
         self.options.ownership == Ownership::Keep && (meta.uid, meta.gid) != self.creator
     }
 
+    /// Writes an entry's data and returns its checksum, where that is wanted.
     pub(super) fn write_data<R: BufRead>(
         &mut self,
         fd: &OwnedFd,
         size: u64,
         sparse: Option<&[Region]>,
         data: &mut Data<'_, R>,
-    ) -> Result<()> {
+    ) -> Result<Option<Sum>> {
         let whole = [Region { offset: 0, length: size }];
+        self.hasher.reset();
         for region in sparse.unwrap_or(&whole) {
             if sparse.is_some() && region.length > 0 {
                 rustix::fs::seek(fd, SeekFrom::Start(region.offset)).map_err(|e| call_failed("lseek", e))?;
             }
             let mut left = region.length;
             while left > 0 {
-                left -= data.piece(left, |bytes| write_all(fd, bytes))?;
+                left -= data.piece(left, |bytes| {
+                    if self.options.sums {
+                        self.hasher.update(bytes);
+                    }
+                    write_all(fd, bytes)
+                })?;
             }
             self.facts.content_bytes = self.facts.content_bytes.saturating_add(region.length);
         }
         if sparse.is_some() {
             rustix::fs::ftruncate(fd, size).map_err(|e| call_failed("ftruncate", e))?;
         }
-        Ok(())
+        Ok(self.options.sums.then(|| Sum(self.hasher.digest())))
     }
 
     /// Owner → xattrs → mode → times by descriptor (M1); `mode_now` is what `open` was asked for.

@@ -56,16 +56,23 @@ impl Layer<'_> {
             return self.unplaced_aufs(path, stored, meta);
         }
         let Node::File { size, sparse } = &node else {
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            return self.journal.push(RecordRef::Make {
+                path,
+                placed: None,
+                source: None,
+                node: &node,
+                meta,
+                sum: None,
+            });
         };
         self.stashed += 1;
         let number = self.stashed;
         let name = number.to_string().into_bytes();
         let fd = self.stash.make_file(&name, 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
-        self.write_data(&fd, *size, sparse.as_deref(), data)?;
+        let sum = self.write_data(&fd, *size, sparse.as_deref(), data)?;
         // A place that no entry can have: the stash takes it over at once.
         let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
-        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta })?;
+        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta, sum })?;
         self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
     }
 
@@ -82,7 +89,14 @@ impl Layer<'_> {
             return Err(changed_meanwhile(&name));
         }
         let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
-        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta })?;
+        self.journal.push(RecordRef::Make {
+            path,
+            placed: Some(&nowhere),
+            source: None,
+            node: &node,
+            meta,
+            sum: None,
+        })?;
         self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
     }
 
@@ -115,7 +129,14 @@ impl Layer<'_> {
         let (parent, target_dir) = match found {
             Err(e) if self.may_be_wrong(&e) => {
                 self.facts.late_links += 1;
-                return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+                return self.journal.push(RecordRef::Make {
+                    path,
+                    placed: None,
+                    source: None,
+                    node: &node,
+                    meta,
+                    sum: None,
+                });
             }
             other => other?,
         };
@@ -129,13 +150,27 @@ impl Layer<'_> {
         let Some((source_id, source_dir, st)) = source else {
             // Perhaps a lower layer has it, perhaps it comes later: settled with the layers below.
             self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            return self.journal.push(RecordRef::Make {
+                path,
+                placed: None,
+                source: None,
+                node: &node,
+                meta,
+                sum: None,
+            });
         };
         let found = self.dirs.path(source_id).join(target_name);
         if st.kind == Kind::Directory && self.doubtful() {
             // It may be there only because nobody described it, and be something else in the layers below.
             self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make { path, placed: None, source: None, node: &node, meta });
+            return self.journal.push(RecordRef::Make {
+                path,
+                placed: None,
+                source: None,
+                node: &node,
+                meta,
+                sum: None,
+            });
         }
         if st.kind == Kind::Directory {
             return Err(Error::new(
@@ -160,6 +195,7 @@ impl Layer<'_> {
                             source: None,
                             node: &node,
                             meta,
+                            sum: None,
                         });
                     }
                     return Err(Error::new(ErrorKind::Malformed, "hard link would remove its own target (L6)"));
@@ -186,7 +222,14 @@ impl Layer<'_> {
             self.link_metadata(&dir, last, &st, meta, entry, warn)?;
         }
         let placed = self.dirs.path(parent).join(last);
-        self.journal.push(RecordRef::Make { path, placed: Some(&placed), source: Some(&found), node: &node, meta })
+        self.journal.push(RecordRef::Make {
+            path,
+            placed: Some(&placed),
+            source: Some(&found),
+            node: &node,
+            meta,
+            sum: None,
+        })
     }
 
     /// Whether `id` is `above` or lies below it.
@@ -255,6 +298,7 @@ impl Layer<'_> {
         if st.kind != Kind::File {
             return Err(Error::io("linkat", Errno::MLINK.into()));
         }
+        self.facts.copied_links += 1;
         let input = from.open_file(source)?;
         let xattrs = crate::root::xattrs_of(&input)?;
         let output = dir.make_file(name, 0o600)?.ok_or_else(|| changed_meanwhile(name))?;
@@ -269,7 +313,9 @@ impl Layer<'_> {
         let number = self.stashed;
         let file = format!("a{number}");
         let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
-        self.write_data(&fd, data.left, None, data)?;
+        let size = data.left;
+        let sum = self.write_data(&fd, size, None, data)?;
+        self.journal.push(RecordRef::Aside { number, size, sum })?;
         self.dirs.memory.add(2 * size_of::<(Vec<u8>, AufsFile)>() + name.len())?;
         if let Some(old) = self.aufs.insert(name, AufsFile { number, linked: false }) {
             self.stash.unlink(&old.in_stash())?;
@@ -305,7 +351,14 @@ impl Layer<'_> {
         let st = dir.stat(last)?.ok_or_else(|| changed_meanwhile(last))?;
         self.link_metadata(&dir, last, &st, &meta, entry, warn)?;
         let placed = self.dirs.path(parent).join(last);
-        self.journal.push(RecordRef::Make { path, placed: Some(&placed), source: None, node: &node, meta: &meta })
+        self.journal.push(RecordRef::Make {
+            path,
+            placed: Some(&placed),
+            source: None,
+            node: &node,
+            meta: &meta,
+            sum: None,
+        })
     }
 
     /// Makes the links that came before their source, then drops the sources: their content is in what linked to them.

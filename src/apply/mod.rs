@@ -15,6 +15,7 @@ mod dirs;
 pub mod facts;
 mod finish;
 pub mod fold;
+pub mod inventory;
 pub mod journal;
 mod lay;
 mod links;
@@ -72,6 +73,8 @@ pub struct ApplyOptions {
     pub skip_devices: bool,
     /// Xattrs that the caller may not set are skipped with a warning (a user namespace).
     pub tolerate_xattrs: bool,
+    /// The journal gets a checksum of each file's content, for those who will keep the directory and verify it later.
+    pub sums: bool,
 }
 
 /// Where a layer goes: three places that belong to nobody else.

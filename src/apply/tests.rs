@@ -34,6 +34,7 @@ fn laid(layer: &[EntrySpec]) -> Option<(Tree, LayerFacts)> {
         whiteouts: WhiteoutForm::CharDevice,
         ownership: Ownership::Keep,
         skip_devices: false,
+        sums: false,
         tolerate_xattrs: false,
     };
     let tar = testkit::layer(layer);

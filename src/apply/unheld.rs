@@ -30,6 +30,7 @@ impl Layer<'_> {
         let tolerable = e == Errno::OPNOTSUPP
             || (self.options.tolerate_xattrs && matches!(e, Errno::PERM | Errno::ACCESS | Errno::INVAL));
         if tolerable {
+            self.facts.xattrs_dropped = true;
             self.refused_xattr(name, e, entry, warn);
             return Ok(());
         }

@@ -107,6 +107,18 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Compare published layers with what was recorded when they were unpacked; exit 4 if any is damaged.
+    Verify {
+        /// An image of the store, by name or id [default: every layer of the store]
+        #[arg(conflicts_with = "all")]
+        image: Option<String>,
+        /// Every layer of the store.
+        #[arg(long)]
+        all: bool,
+        /// Read every file's content, too: finds a byte that changed behind size and mtime.
+        #[arg(long)]
+        deep: bool,
+    },
     /// Measure unpacking; without IMAGE on images made for it.
     #[command(after_help = IMAGE)]
     Bench(BenchArgs),

@@ -14,6 +14,7 @@ mod output;
 mod report;
 mod signals;
 mod stored;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ fn run(context: &Context, command: Command) -> Result<u8> {
         Command::Snapshots => stored::snapshots(context),
         Command::Rm { images } => stored::rm(context, &images),
         Command::Gc { dry_run } => stored::gc(context, dry_run),
+        Command::Verify { image, all: _, deep } => return verify::verify(context, image.as_deref(), deep),
         Command::Bench(args) => bench::bench(context, &args),
     }
     .map(|()| 0)

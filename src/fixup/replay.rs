@@ -155,7 +155,12 @@ impl Replay {
                     self.remember(&[dir.as_bytes()])?;
                     hidden.push(Hidden { depth: dir.depth() + 1, path: dir, name: None });
                 }
-                Record::Make { .. } | Record::Stashed { .. } => {}
+                Record::Make { .. }
+                | Record::Stashed { .. }
+                | Record::Aside { .. }
+                | Record::Removed { .. }
+                | Record::Left { .. }
+                | Record::Hides { .. } => {}
             }
         }
         hidden.sort();
@@ -227,7 +232,7 @@ impl Replay {
     /// Phase 2 for one record.
     pub(super) fn entry(&mut self, record: Record, watch: &mut dyn Watch) -> Result<()> {
         match record {
-            Record::Make { path, placed, source, node, meta } => {
+            Record::Make { path, placed, source, node, meta, sum: _ } => {
                 let refuse = |e: Error| e.with_entry(path.as_bytes());
                 self.make(&path, placed, source, node, meta, watch).map_err(refuse)?;
             }
@@ -236,7 +241,12 @@ impl Replay {
                 self.opaque_over_own_file(&dir, mtime, watch)?;
             }
             Record::Stashed { placed, number } => self.stash(&placed, number),
-            Record::Whiteout { .. } => {}
+            // Read beforehand, or about the layer directory alone.
+            Record::Whiteout { .. }
+            | Record::Aside { .. }
+            | Record::Removed { .. }
+            | Record::Left { .. }
+            | Record::Hides { .. } => {}
         }
         Ok(())
     }

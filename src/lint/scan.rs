@@ -400,7 +400,14 @@ impl Layer {
             self.made.insert(path.clone(), made);
             return self.aufs_link(path, stored, meta);
         }
-        self.journal.push(RecordRef::Make { path: &path, placed: None, source: None, node: &node, meta: &meta })?;
+        self.journal.push(RecordRef::Make {
+            path: &path,
+            placed: None,
+            source: None,
+            node: &node,
+            meta: &meta,
+            sum: None,
+        })?;
         self.made.insert(path, made);
         Ok(())
     }
@@ -411,7 +418,14 @@ impl Layer {
             return Ok(());
         };
         let node = Node::AufsLink(number.to_string().into_bytes());
-        self.journal.push(RecordRef::Make { path: &path, placed: None, source: None, node: &node, meta: &meta })
+        self.journal.push(RecordRef::Make {
+            path: &path,
+            placed: None,
+            source: None,
+            node: &node,
+            meta: &meta,
+            sum: None,
+        })
     }
 
     /// Makes the links that came before their source.

@@ -54,6 +54,7 @@ mod record;
 mod snapshots;
 mod staging;
 mod trash;
+mod verify;
 
 pub use check::{Problem, ProblemKind};
 pub use gc::{Freed, GcReport};
@@ -67,6 +68,7 @@ pub use record::{
 };
 pub use snapshots::{Base, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
+pub use verify::{Damage, DamageKind, Depth};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail::{self, fail_point};

@@ -19,6 +19,8 @@ pub(super) struct Bench<'a> {
     pub options: &'a Options,
     pub flavour: Flavour,
     pub events: Events<'a>,
+    /// The layer directories are kept in a store, where they may be verified later.
+    pub keeps: bool,
     /// Another layer failed: this one is not needed any more.
     pub stop: AtomicBool,
     /// Memory for the zstd windows of all layers together.
@@ -66,7 +68,7 @@ pub(super) struct Laid {
 impl<'a> Bench<'a> {
     pub(super) fn new(options: &'a Options, flavour: Flavour, events: Events<'a>) -> Bench<'a> {
         let windows = WindowMemory::new(&options.limits);
-        Bench { options, flavour, events, stop: AtomicBool::new(false), windows }
+        Bench { options, flavour, events, keeps: false, stop: AtomicBool::new(false), windows }
     }
 
     /// Unpacks `blob` into `place`, which nothing was unpacked into before.
@@ -120,6 +122,7 @@ impl<'a> Bench<'a> {
             ownership: self.flavour.ownership,
             skip_devices: user_namespace,
             tolerate_xattrs: user_namespace,
+            sums: self.keeps,
         };
         let mut warn = |warning: Warning| (self.events)(Event::Warning { layer: name.clone(), warning });
         let check = || match self.stop.load(Ordering::Relaxed) {

@@ -42,7 +42,7 @@ pub fn pull(reference: &Reference, store: &Store, options: &Options, events: Eve
     let named = |e: Error| e.with_image(reference);
     let source = image::open(reference, &options.open_options())?;
     let pull = Pull {
-        bench: Bench::new(options, store.flavour(), events),
+        bench: Bench { keeps: true, ..Bench::new(options, store.flavour(), events) },
         store,
         pin: store.pin(&[])?,
         layer_options: LayerOptions::from(&options.tree),

@@ -5,6 +5,7 @@
 //! and turn them into this type at their edge.
 
 use std::fmt;
+use std::io;
 
 /// What went wrong, as far as a caller would branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -248,7 +249,17 @@ fn kind_of_io(err: &std::io::Error) -> ErrorKind {
         Some(libc::EBUSY | libc::ETXTBSY) => ErrorKind::Busy,
         Some(libc::ENOENT) => ErrorKind::NotFound,
         Some(libc::EEXIST) => ErrorKind::AlreadyExists,
-        _ => ErrorKind::Other,
+        Some(_) => ErrorKind::Other,
+        // Whoever wrapped it with a path kept only its kind.
+        None => match err.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::PermissionDenied => ErrorKind::NotPermitted,
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::FileTooLarge => ErrorKind::Unsupported,
+            io::ErrorKind::ResourceBusy => ErrorKind::Busy,
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+            _ => ErrorKind::Other,
+        },
     }
 }
 
@@ -290,6 +301,20 @@ pub fn escape(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_that_was_wrapped_with_a_path_keeps_its_kind() {
+        for (errno, kind) in [
+            (libc::ENOSPC, ErrorKind::NoSpace),
+            (libc::EDQUOT, ErrorKind::NoSpace),
+            (libc::EROFS, ErrorKind::Unsupported),
+            (libc::EACCES, ErrorKind::NotPermitted),
+            (libc::EIO, ErrorKind::Other),
+        ] {
+            let wrapped = io::Error::new(io::Error::from_raw_os_error(errno).kind(), "at path x");
+            assert_eq!(Error::io("create", wrapped).kind(), kind, "errno {errno}");
+        }
+    }
 
     #[test]
     fn display_names_image_layer_entry_offset_cause_and_hint() {

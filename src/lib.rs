@@ -47,6 +47,7 @@ pub mod cancel;
 pub mod cli;
 pub mod digest;
 pub mod error;
+mod fail;
 pub mod fixup;
 pub mod image;
 pub mod lint;

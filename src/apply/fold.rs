@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::fail::fail_point;
 use crate::policy::{Ownership, WhiteoutForm, XattrFlavour};
 use crate::root::{Dir, Kind, LazyDir, Listed, Meta, NodeMeta, meta as fdmeta};
 
@@ -63,6 +64,7 @@ fn is_whiteout(dir: &Dir, listed: &Listed, options: &FoldOptions) -> Result<bool
 fn fold_dir(base_at: &LazyDir, layer_at: &LazyDir, options: &FoldOptions) -> Result<()> {
     let listing = layer_at.open()?.list()?;
     for listed in listing {
+        fail_point("fold.before-name")?;
         let (base, layer) = (base_at.open()?, layer_at.open()?);
         let name = &listed.name[..];
         if is_whiteout(&layer, &listed, options)? {

@@ -61,6 +61,7 @@ pub use table::{
 };
 
 use crate::error::{Error, ErrorKind, escape};
+use crate::fail::fail_point;
 use crate::policy::XattrFlavour;
 use crate::sys::{self, SysError};
 
@@ -260,6 +261,7 @@ impl MountPlan {
             Backend::Classic => backend::mount_classic(self, &place).map_err(|e| self.explain(e))?,
             Backend::MountApiFd | Backend::MountApiPath => {
                 let mount = backend::create_detached(self, backend).map_err(|e| self.explain(e))?;
+                fail_point("mount.made")?;
                 let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
                 move_mount(&mount, "", &place, "", flags).map_err(|e| {
                     let err = SysError::new("move_mount", e).fd(mount.as_fd()).path("").path(&target);
@@ -267,6 +269,7 @@ impl MountPlan {
                 })?;
             }
         }
+        fail_point("mount.attached")?;
         Ok(Attached { target, backend })
     }
 

@@ -135,6 +135,10 @@ impl Store {
             if Id::of_image(&record.image.image_id).as_str() != name {
                 out.add(ProblemKind::MisplacedRecord, &path, format!("it is about {}", record.image.image_id));
             }
+            // Written without syncs in another boot: it promises nothing, and a pull makes it good.
+            if !self.survived(&record.durable) {
+                continue;
+            }
             let options = LayerOptions::from(&record.image.options);
             for layer in &record.image.layers {
                 let id = Id::of_layer(&layer.diff_id, &options);
@@ -170,7 +174,7 @@ impl Store {
         for record in &records {
             used.insert(record.dir);
             let path = self.dir("snapshots").join(format!("{}.json", Id::of_snapshot(&record.key)));
-            for lower in &record.lowers {
+            for lower in record.lowers.iter().filter(|_| self.survived(&record.durable)) {
                 let found = match lower {
                     Lower::Layer(id) => self.layer_by_id(id)?.is_some(),
                     Lower::Fixup(id) => self.fixup_by_id(id)?.is_some(),

@@ -8,7 +8,6 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use super::fail::fail_point;
 use super::lock::{Mode, What};
 use super::publish::undamaged;
 use super::record::{self, Replace, SnapshotKind, SnapshotRecord, Time};
@@ -16,6 +15,7 @@ use super::snapshots::{busy, named, scan, standing_on, taken};
 use super::trash::mounted;
 use super::{Id, Store, TEMPORARY, io_at};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 
 /// Ends the name of the note that a commit leaves while two records change.
 const COMMIT: &str = ".commit";
@@ -59,7 +59,7 @@ impl Store {
         if self.durable() {
             let upper = active.upper_path(self);
             let dir = fs::File::open(&upper).map_err(|e| io_at("open", &upper, e))?;
-            rustix::fs::syncfs(&dir).map_err(|e| io_at("sync", self.root(), e))?;
+            self.sync_all(&dir)?;
         }
         let usage = scan(&active.upper_path(self))?;
         locks.gate(Mode::Shared)?;
@@ -120,6 +120,11 @@ impl Store {
             .map_err(|e| io_at("create a file in", &staging, e))?;
         write!(note, "{} {}", Id::of_snapshot(key), Id::of_snapshot(name))
             .map_err(|e| io_at("write", note.path(), e))?;
+        if self.durable() {
+            // It must be on disk before either record changes: after a loss of power it is what tells which one counts.
+            note.as_file().sync_all().map_err(|e| io_at("sync", note.path(), e))?;
+            self.sync_dir(&staging)?;
+        }
         Ok(note)
     }
 

@@ -7,13 +7,13 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::fail::fail_point;
 use super::lock::Mode;
 use super::publish::undamaged;
 use super::record::{self, FixupRecord, ImageRecord, LayerRecord, Lower, SnapshotRecord};
 use super::{Id, Store};
 use crate::digest::{ChainId, DiffId};
 use crate::error::{ErrorKind, Result};
+use crate::fail::fail_point;
 
 /// What a collection freed, or with a dry run would free.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

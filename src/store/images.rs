@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use super::fail::fail_point;
 use super::lock::{Locks, Mode, What};
 use super::publish::{rename_new, undamaged};
 use super::record::{self, FixupKey, Image, ImageRecord, LayerOptions, Replace, Time};
 use super::{Id, Store, TEMPORARY, VERSION, io_at};
 use crate::digest::{ChainId, Digest, ImageId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 
 /// Shortest part of an image id that stands for it, in hexadecimal digits.
 const SHORTEST_ID: usize = 12;

@@ -48,7 +48,6 @@ use std::sync::Arc;
 mod check;
 mod commit;
 mod compare;
-mod fail;
 mod filter;
 pub mod format;
 mod gc;
@@ -83,9 +82,9 @@ pub use usage::{ImageUsage, LayerUsage, StoreUsage, User};
 pub use verify::{Damage, DamageKind, Depth};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::mount::EmptyDirs;
 use crate::policy::{Ownership, WhiteoutForm};
-use fail::fail_point;
 pub(crate) use lock::patience;
 use lock::{Locks, Mode};
 use record::StoreRecord;
@@ -238,8 +237,8 @@ fn make_root(root: &Path) -> Result<()> {
         DIRECTORIES.contains(&name.as_str())
             || [LOCK, "lost+found"].contains(&name.as_str())
             || name.starts_with(TEMPORARY)
-            // What a probe of the file system leaves when it is killed.
-            || name.starts_with(".unply-probe-")
+            // Another process looks at this moment what the place can store, or was killed at it.
+            || name.starts_with(crate::sys::PROBE)
     };
     // A creation that was killed leaves only our own names, without store.json.
     if found.iter().any(|name| name == STORE_RECORD) || found.iter().all(ours) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rustix::fs::CWD;
 
-use super::fail::fail_point;
 use super::lock::{Locks, Mode, What};
 use super::record::{self, Durable, FixupKey, FixupRecord, Form, LayerOptions, LayerRecord, Replace, Time};
 use super::staging::{SealedLayer, Staging};
@@ -14,6 +13,7 @@ use super::{Cancel, Id, Pin, Store, VERSION, io_at};
 use crate::apply::facts::LayerFacts;
 use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::root::Dir;
 
 /// A published layer; cheap to clone.
@@ -349,7 +349,7 @@ impl Store {
         pin.add(&ids)?;
         // A descriptor reports the write-back errors since it was opened, once: the oldest of the group saw all of them.
         if let (true, Some(oldest)) = (self.durable(), group.iter().min_by_key(|c| c.staging.opened())) {
-            rustix::fs::syncfs(oldest.staging.sync_handle()).map_err(|e| io_at("sync", self.root(), e))?;
+            self.sync_all(oldest.staging.sync_handle())?;
         }
         fail_point("publish.synced")?;
         group.sort_by_key(|candidate| candidate.id);
@@ -437,7 +437,7 @@ impl Store {
         let volatile = |durable: &Durable| *durable != Durable::Yes;
         if layers.iter().any(|l| volatile(&l.record.durable)) || fixups.iter().any(|f| volatile(&f.record.durable)) {
             let root = fs::File::open(self.root()).map_err(|e| io_at("open", self.root(), e))?;
-            rustix::fs::syncfs(&root).map_err(|e| io_at("sync", self.root(), e))?;
+            self.sync_all(&root)?;
         }
         fail_point("upgrade.synced")?;
         let _gate = self.gate(Mode::Shared)?;

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::fail::fail_point;
 use super::publish::rename_new;
 use super::{Id, Store, VERSION, io_at};
 use crate::apply::facts::{LayerFacts, RootMeta};
 use crate::digest::{BlobDigest, ChainId, DiffId, ImageId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::policy::{Ownership, Selinux, TreeOptions, WhiteoutForm, XattrFlavour};
 use crate::stream::report::StreamReport;
 
@@ -369,6 +370,12 @@ impl Store {
             temporary.as_file().sync_all().map_err(|e| io_at("sync", temporary.path(), e))?;
         }
         Ok(temporary)
+    }
+
+    /// Waits until everything written to the file system of `handle` is on disk.
+    pub(super) fn sync_all(&self, handle: impl AsFd) -> Result<()> {
+        fail_point("syncfs")?;
+        rustix::fs::syncfs(handle).map_err(|e| io_at("sync", self.root(), e))
     }
 
     /// Makes the names in a directory durable, where the caller wants durability at all.

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use super::fail::fail_point;
 use super::lock::{Mode, What};
 use super::publish::{FixupRef, LayerRef, vanished};
 use super::record::{self, FixupKey, Replace};
 use super::staging::{SealedLayer, Staging, make_dir};
 use super::{Id, Pin, Store, VERSION, io_at};
 use crate::error::Result;
+use crate::fail::fail_point;
 use crate::mount::{OverlayUse, overlays_anywhere_using};
 
 const WHY: &str = "why.json";
@@ -69,7 +69,7 @@ impl Store {
 
     fn exchange(&self, records: &str, id: Id, staging: &Staging) -> Result<Vec<OverlayUse>> {
         if self.durable() {
-            rustix::fs::syncfs(staging.sync_handle()).map_err(|e| io_at("sync", self.root(), e))?;
+            self.sync_all(staging.sync_handle())?;
         }
         fail_point("replace.synced")?;
         let locks = self.gate(Mode::Shared)?;

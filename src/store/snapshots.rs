@@ -15,7 +15,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::fail::fail_point;
 use super::lock::{Locks, Mode, What};
 use super::publish::{rename_new, undamaged};
 use super::record::{self, Lower, Replace, SnapshotKind, SnapshotRecord, Time, Usage};
@@ -25,6 +24,7 @@ use super::{Cancel, Id, Store, TEMPORARY, VERSION, io_at};
 use crate::apply::facts::RootMeta;
 use crate::digest::ImageId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::policy::XattrFlavour;
 use crate::sys;
 

@@ -11,13 +11,13 @@ use std::time::Instant;
 use rustix::fs::{Gid, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::fail::fail_point;
 use super::lock::{self, Mode};
 use super::record::LayerOptions;
 use super::{LOCK, Store, io_at};
 use crate::apply::facts::{LayerFacts, RootMeta};
 use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::policy::Ownership;
 use crate::root::{Dir, meta as fdmeta};
 use crate::stream::report::{Expected, StreamReport};

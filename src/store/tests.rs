@@ -434,7 +434,7 @@ fn a_failed_publication_leaves_no_layer_and_the_next_one_works() {
     ] {
         let pin = store.pin(&[]).unwrap();
         let group = vec![sealed(&store, "a"), sealed(&store, "b")];
-        fail::inject(point);
+        crate::fail::inject(point);
         assert_eq!(store.publish(&pin, group).unwrap_err().kind(), ErrorKind::NoSpace, "{point}");
         assert!(store.layers().unwrap().is_empty(), "{point}");
         assert_eq!(entries(&store.dir("staging")), [] as [&str; 0], "{point}");
@@ -591,6 +591,17 @@ fn collection_beside_claims_never_takes_a_claimed_layer() {
         collector.join().unwrap();
     });
     no_problems(&store);
+}
+
+#[test]
+fn a_place_where_another_process_probes_may_become_a_store() {
+    let tmp = scratch();
+    let root = tmp.path().join("store");
+    fs::create_dir_all(root.join(".unply-probe-7-0/dir")).unwrap();
+    no_problems(&open(tmp.path()));
+    let other = tmp.path().join("other");
+    fs::create_dir_all(other.join("somebody's")).unwrap();
+    assert_eq!(Store::open(&other, flavour(), true).unwrap_err().kind(), ErrorKind::Usage);
 }
 
 #[test]

@@ -6,11 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::fail::fail_point;
 use super::lock::{self, Mode};
 use super::record::{self, SnapshotRecord};
 use super::{Id, LOCK, Store, TEMPORARY, io_at};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::root::remove_path;
 
 /// How long opening a store may spend on deleting what somebody else left. Garbage collection deletes the rest.
@@ -87,7 +87,11 @@ impl Store {
 
     /// Clears away what no living process owns. Skipped while others are at work: they or the next one will do it.
     pub(super) fn clean(&self) -> Result<()> {
-        let locks = self.locks()?;
+        let locks = match self.locks() {
+            // A disk that cannot be written can still be read.
+            Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(()),
+            locks => locks?,
+        };
         if locks.try_gate(Mode::Exclusive)? {
             self.bury_the_dead()?;
             drop(locks);
@@ -100,7 +104,7 @@ impl Store {
         Ok(())
     }
 
-    /// Moves dead staging, temporary names and orphan trees to the trash, under the exclusive gate that the caller holds.
+    /// Moves dead staging, temporary names and orphan trees to the trash and removes dead pins, under the exclusive gate that the caller holds.
     pub(super) fn bury_the_dead(&self) -> Result<()> {
         for path in self.dead_staging()? {
             self.finish_commit(&path)?;
@@ -113,6 +117,7 @@ impl Store {
         for path in self.released()? {
             self.discard(&path)?;
         }
+        self.pinned(true)?;
         let s = self.dir("s");
         for name in record::names(&s)?.iter().filter(|name| name.starts_with(TEMPORARY)) {
             self.discard(&s.join(name))?;

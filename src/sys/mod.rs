@@ -25,10 +25,10 @@ pub use fd::{
 pub use identity::{
     IdMap, IdRange, available_cpus, gid_map, has_effective_cap_sys_admin, in_user_namespace, uid_map, umask,
 };
-pub(crate) use probe::identity;
 pub use probe::{
     FsType, KernelCalls, StoreProbe, fs_space, fs_type, is_overlayfs, kernel_calls, probe_store, probe_store_at,
 };
+pub(crate) use probe::{PROBE, identity};
 pub use xattr::{
     get_xattr, get_xattr_fd, list_xattrs, list_xattrs_fd, remove_xattr, remove_xattr_fd, set_xattr, set_xattr_fd,
 };

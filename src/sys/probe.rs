@@ -74,8 +74,10 @@ pub fn is_overlayfs(dir: impl AsFd) -> Result<bool, SysError> {
 /// What `fstatvfs` answers.
 pub fn fs_space(dir: impl AsFd) -> Result<(u64, u64), SysError> {
     let stat = rustix::fs::fstatvfs(dir.as_fd()).map_err(|e| SysError::new("fstatvfs", e).fd(dir.as_fd()))?;
-    let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
-    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+    // What is kept in reserve is kept for root.
+    let root = super::has_effective_cap_sys_admin() && !super::in_user_namespace();
+    let (blocks, inodes) = if root { (stat.f_bfree, stat.f_ffree) } else { (stat.f_bavail, stat.f_favail) };
+    Ok((blocks.saturating_mul(stat.f_frsize), if stat.f_files == 0 { u64::MAX } else { inodes }))
 }
 
 /// What a directory's file system lets the caller store.
@@ -105,6 +107,9 @@ pub fn probe_store(dir: &Path) -> Result<StoreProbe, Error> {
     probe_store_at(open_dir(dir)?).map_err(io)
 }
 
+/// How the name of a probe's directory begins; one that a kill left behind may stand anywhere.
+pub(crate) const PROBE: &str = ".unply-probe-";
+
 /// As [`probe_store`], in an open directory.
 ///
 /// # Errors
@@ -113,7 +118,7 @@ pub fn probe_store_at(dir: impl AsFd) -> Result<StoreProbe, Error> {
     let dir = dir.as_fd();
     let mut number = 0u32;
     let name = loop {
-        let name = format!(".unply-probe-{}-{number}", std::process::id());
+        let name = format!("{PROBE}{}-{number}", std::process::id());
         match rustix::fs::mkdirat(dir, &name, Mode::RWXU) {
             Ok(()) => break name,
             // Another thread's, or a dead process's.

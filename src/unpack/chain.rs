@@ -12,8 +12,8 @@ use crate::mount::{Attached, MountPlan, Upper};
 use crate::policy::{Limits, RootEntry, TreeOptions, WhiteoutForm};
 use crate::root::{Dir, Meta, NodeMeta, Resolver};
 use crate::store::{
-    Base, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin, SnapshotKind,
-    SnapshotLock, SnapshotRecord, Staging, Store,
+    Base, Durable, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin,
+    SnapshotKind, SnapshotLock, SnapshotRecord, Staging, Store,
 };
 use crate::tar::Timestamp;
 
@@ -133,6 +133,26 @@ impl Chain {
             layers,
             root,
         })
+    }
+
+    /// Makes durable what a run without syncs left of it, where its store is asked for durability.
+    ///
+    /// # Errors
+    /// As [`Store::upgrade_durable`].
+    pub(super) fn settle(&self) -> Result<()> {
+        let mut fixups = Vec::new();
+        for (lower, _) in &self.lowers {
+            if let Lower::Fixup(id) = lower {
+                fixups.extend(self.store.fixup_by_id(id)?);
+            }
+        }
+        let volatile = |durable: &Durable| *durable != Durable::Yes;
+        let any =
+            self.layers.iter().any(|l| volatile(l.durable())) || fixups.iter().any(|f| volatile(&f.record().durable));
+        match any && self.store.durable() {
+            true => self.store.upgrade_durable(&mut self.layers.clone(), &mut fixups),
+            false => Ok(()),
+        }
     }
 
     /// Returns the chain's identity.

@@ -9,6 +9,7 @@ use crate::apply::fold::{FoldOptions, fold};
 use crate::apply::{RootMeta, Warning};
 use crate::digest::ChainId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::image::{self, Collected, Image, Reference, Source};
 use crate::merge::{ChainView, Found, Layer, ViewDir};
 use crate::policy::{Ownership, RootEntry};
@@ -20,6 +21,7 @@ use super::archive::{check, expected_of, read_stream, warn_unused};
 use super::chain::{fix, marks, needs_fixup, root_node};
 use super::layer::{Bench, JOURNAL, Laid, Place, STASH, warn_mismatch};
 use super::pull::stored;
+use super::room::Need;
 use super::target::Target;
 use super::{Event, Events, Ids, LayerOutcome, Options, flavour_of, resolving, side_by_side};
 use crate::sys;
@@ -79,6 +81,7 @@ impl Flat<'_> {
             layer.check_unpackable()?;
         }
         (self.bench.events)(Event::Image { layers: image.layers.iter().map(|l| (l.digest, l.size)).collect() });
+        Need::of(image.layers.iter().map(|l| l.size)).check(self.target.staging(), self.target.path())?;
         let mut order: Vec<usize> = (0..image.layers.len()).collect();
         order.sort_by_key(|at| std::cmp::Reverse(image.layers[*at].size.unwrap_or(u64::MAX)));
         let laid: Mutex<HashMap<usize, (Place, Laid)>> = Mutex::new(HashMap::new());
@@ -92,6 +95,7 @@ impl Flat<'_> {
             let place = self.place(*at)?;
             let blob = image.open_layer(*at)?;
             let done = self.bench.lay(*at, blob, expected, &place)?;
+            fail_point("flat.laid")?;
             warn_mismatch(&layer.media_type, &done.report, self.bench.events);
             laid.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*at, (place, done));
             Ok(())
@@ -183,6 +187,7 @@ impl Flat<'_> {
             (self.bench.events)(Event::LayerDone { index: at, outcome: outcome.clone() });
             outcomes.push(outcome);
         }
+        fail_point("flat.before-fold")?;
         let root = resolving(self.target.staging().new_dir(ROOTFS, 0o755)?, self.bench.options.resolver);
         crate::apply::finish_root(&root, self.bench.flavour.ownership)?;
         let mut root_meta: Option<RootMeta> = None;

@@ -13,7 +13,10 @@ mod flat;
 pub(crate) mod layer;
 mod pull;
 mod repair;
+mod room;
 mod target;
+#[cfg(test)]
+mod tests_process;
 
 use std::path::Path;
 

@@ -13,6 +13,7 @@ use crate::stream::Expected;
 
 use super::chain::{Chain, of_record};
 use super::layer::{Bench, Laid, Place, warn_mismatch};
+use super::room::Need;
 use super::{Event, Events, LayerOutcome, Options};
 
 /// Sealed but unpublished bytes that make a group worth publishing.
@@ -61,6 +62,7 @@ pub fn stored(name: &str, store: &Store, events: Events<'_>) -> Result<Pulled> {
     let record = store.find_image(name)?;
     let pin = store.pin(&record.image.needs())?;
     let chain = of_record(store, pin, &record, events)?;
+    chain.settle()?;
     let layers = outcomes(chain.layers(), &HashMap::new());
     Ok(Pulled { record, chain, layers })
 }
@@ -176,6 +178,7 @@ impl Pull<'_> {
             }
         }
         jobs.sort_by_key(|(index, _)| std::cmp::Reverse(image.layers[*index].size.unwrap_or(u64::MAX)));
+        self.check_room(&jobs, image)?;
         let seconds = Mutex::new(Seconds::new());
         let held = Mutex::new(Vec::new());
         let sealed = Mutex::new(Sealed::default());
@@ -226,6 +229,24 @@ impl Pull<'_> {
             work(&job, true)?;
         }
         Ok(std::mem::take(&mut *lock_of(&seconds)))
+    }
+
+    /// Refuses to begin what cannot end for want of space.
+    fn check_room(&self, jobs: &[(usize, DiffId)], image: &Image) -> Result<()> {
+        let root = std::fs::File::open(self.store.root())
+            .map_err(|e| Error::io(format!("open {}", self.store.root().display()), e))?;
+        let size = |(index, _): &(usize, DiffId)| image.layers[*index].size;
+        if Need::of(jobs.iter().map(size)).check(&root, self.store.root()).is_ok() {
+            return Ok(());
+        }
+        // What is there already, or is being unpacked by somebody else, needs nothing more.
+        let mut missing = Vec::new();
+        for job in jobs {
+            if let Claim::Vacant(_) = self.store.try_claim_layer(&self.pin, &job.1, &self.layer_options)? {
+                missing.push(size(job));
+            }
+        }
+        Need::of(missing).check(&root, self.store.root())
     }
 
     /// Runs `work` on every job, at most `-j` at a time, in order; the first error cancels what has not begun.

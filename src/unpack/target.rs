@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail::fail_point;
 use crate::root::Dir;
 use crate::sys;
 
@@ -68,18 +69,10 @@ impl Target {
             _ => e,
         };
         let above = Dir::open(&home).map_err(missing)?;
-        let staging = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .rand_bytes(10)
-            .tempdir_in(&home)
-            .map_err(|e| at("create a directory in", &home, e))?
-            .keep();
-        let name = staging.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
-        let staging = above.open_child(&name)?;
-        let lock = File::from(staging.new_file(LOCK.as_bytes())?);
-        own(&lock)?;
+        let (name, staging, lock) = stage(&above, &home)?;
         // What the place gives its children by setgid bit or default ACL never reaches the rootfs.
         staging.forget_the_place(0o700)?;
+        fail_point("target.prepared")?;
         Ok(Target { path: dir, home: above, name, staging, inside, _lock: lock, done: false })
     }
 
@@ -88,25 +81,37 @@ impl Target {
         &self.staging
     }
 
+    /// Returns where it will be.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Puts the finished tree, the directory `name` of the staging, in the target's place; `tree` is a handle on it.
     ///
     /// # Errors
     /// Errors of system calls; the target is then as it was.
     pub(super) fn publish(mut self, name: &[u8], tree: &Dir, durable: bool) -> Result<()> {
+        fail_point("target.complete")?;
         if durable {
-            sys::sync_fs(tree.as_fd()).map_err(Error::from)?;
+            // This handle was opened before the first write, so it hears of every write-back error since.
+            fail_point("syncfs")?;
+            sys::sync_fs(self.staging.as_fd()).map_err(Error::from)?;
         }
+        fail_point("target.synced")?;
         if self.inside {
             let dir = &self.home;
             // Before anything is moved out of it, which would change its mtime.
             let root = crate::root::NodeMeta { meta: tree.stat_self()?.meta, xattrs: tree.xattrs_self()? };
             for listed in tree.list()? {
                 tree.rename(&listed.name, dir, &listed.name)?;
+                fail_point("target.moved-one")?;
             }
             self.remove()?;
             self.done = true;
+            fail_point("target.unmarked")?;
             self.home.apply_meta_self(&root, true, &|_| false)?;
             if durable {
+                fail_point("syncfs")?;
                 sys::sync_fs(self.home.as_fd()).map_err(Error::from)?;
             }
             return Ok(());
@@ -117,16 +122,17 @@ impl Target {
             Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(not_empty(&self.path)),
             Err(e) => return Err(at("put the tree in place at", &self.path, e.into())),
         }
+        fail_point("target.placed")?;
         if durable {
             rustix::fs::fsync(&self.home).map_err(|e| at("sync the directory of", &self.path, e.into()))?;
         }
         self.done = true;
+        fail_point("target.before-removal")?;
         self.remove()
     }
 
     fn remove(&self) -> Result<()> {
-        // Its lock file goes with it, last of all in effect, since the descriptor keeps it.
-        self.home.remove_all(&self.name)
+        remove_staging(&self.home, &self.name)
     }
 }
 
@@ -168,8 +174,63 @@ fn is_mount_point(dir: &Path) -> Result<bool> {
     Ok(here.st_dev != above.st_dev)
 }
 
-fn own(lock: &File) -> Result<()> {
-    rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| Error::io("flock", e.into()))
+/// Makes a staging directory in `home` and takes its lock.
+///
+/// A run that cleans up may take one without a lock, or with a free one, for a dead run's and remove it; another is made then.
+fn stage(above: &Dir, home: &Path) -> Result<(Vec<u8>, Dir, File)> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let path = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .rand_bytes(10)
+            .tempdir_in(home)
+            .map_err(|e| at("create a directory in", home, e))?
+            .keep();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+        let staged = (|| -> Result<Option<(Dir, File)>> {
+            fail_point("target.before-lock")?;
+            let staging = above.open_child(&name)?;
+            let lock = File::from(staging.new_file(LOCK.as_bytes())?);
+            fail_point("target.before-own")?;
+            Ok(own(&lock)?.then_some((staging, lock)))
+        })();
+        match staged {
+            Ok(Some((staging, lock))) => return Ok((name, staging, lock)),
+            Ok(None) => {}
+            Err(_) if above.stat(&name)?.is_none() => {}
+            Err(e) => {
+                // The error matters more; what stays is removed by the next run.
+                let _ = remove_staging(above, &name);
+                return Err(e);
+            }
+        }
+    }
+    Err(Error::new(ErrorKind::Busy, format!("other runs keep removing what this one stages in {}", home.display())))
+}
+
+/// Takes a staging's lock; says whether it was free and is still the staging's.
+fn own(lock: &File) -> Result<bool> {
+    match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(false),
+        Err(e) => return Err(Error::io("flock", e.into())),
+    }
+    Ok(rustix::fs::fstat(lock).map_err(|e| Error::io("fstat", e.into()))?.st_nlink > 0)
+}
+
+/// Removes a staging, its lock file last: a kill on the way leaves one that the next run knows for a dead run's.
+fn remove_staging(home: &Dir, name: &[u8]) -> Result<()> {
+    if home.stat(name)?.is_none() {
+        return Ok(());
+    }
+    let staging = home.open_child(name)?;
+    for listed in staging.list()?.iter().filter(|listed| listed.name != LOCK.as_bytes()) {
+        staging.remove_all(&listed.name)?;
+        fail_point("target.removed-one")?;
+    }
+    staging.unlink(LOCK.as_bytes())?;
+    fail_point("target.unlocked")?;
+    home.remove_all(name)
 }
 
 fn not_empty(dir: &Path) -> Error {
@@ -207,18 +268,20 @@ fn clean(home: &Path, inside: bool) -> Result<()> {
             continue;
         }
         let path = name.path();
-        // Without a lock file it is not ours, or so young that its owner is about to make one.
-        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => continue,
-            Err(e) => return Err(at("lock", &path, e.into())),
+        let Ok(lock) = File::open(path.join(LOCK)) else {
+            // Its run was killed before it made a lock or after it removed it, or is about to make one and will notice
+            // that the directory is gone. One that is not empty is not ours.
+            let _ = fs::remove_dir(&path);
+            continue;
+        };
+        if !own(&lock)? {
+            continue;
         }
         let home = Dir::open(home)?;
         if inside {
             empty(&home, name.file_name().as_encoded_bytes())?;
         }
-        home.remove_all(name.file_name().as_encoded_bytes())?;
+        remove_staging(&home, name.file_name().as_encoded_bytes())?;
     }
     Ok(())
 }

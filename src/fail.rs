@@ -1,4 +1,4 @@
-//! Named points between the steps of the store, where a test may kill the process or make the step fail.
+//! Named points between steps that a kill must not hurt, where a test may kill the process or make the step fail.
 //!
 //! In a normal build a point is an empty inline function. With `cfg(test)` or the feature `failpoints`:
 //! `UNPLY_FAILPOINT=NAME#N` kills the process with SIGKILL when it gets there for the Nth time, `UNPLY_FAILPOINT_TRACE=FILE`

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -45,7 +44,7 @@ pub(super) struct Layer<'o> {
     creator: (u32, u32),
     umask: Option<u32>,
     squashed: u64,
-    hasher: Xxh3,
+    pub(super) hasher: Xxh3,
     /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
     pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
     /// The first entry that was squashed.
@@ -411,37 +410,6 @@ impl<'o> Layer<'o> {
         self.options.ownership == Ownership::Keep && (meta.uid, meta.gid) != self.creator
     }
 
-    /// Writes an entry's data and returns its checksum, where that is wanted.
-    pub(super) fn write_data<R: BufRead>(
-        &mut self,
-        fd: &OwnedFd,
-        size: u64,
-        sparse: Option<&[Region]>,
-        data: &mut Data<'_, R>,
-    ) -> Result<Option<Sum>> {
-        let whole = [Region { offset: 0, length: size }];
-        self.hasher.reset();
-        for region in sparse.unwrap_or(&whole) {
-            if sparse.is_some() && region.length > 0 {
-                rustix::fs::seek(fd, SeekFrom::Start(region.offset)).map_err(|e| call_failed("lseek", e))?;
-            }
-            let mut left = region.length;
-            while left > 0 {
-                left -= data.piece(left, |bytes| {
-                    if self.options.sums {
-                        self.hasher.update(bytes);
-                    }
-                    write_all(fd, bytes)
-                })?;
-            }
-            self.facts.content_bytes = self.facts.content_bytes.saturating_add(region.length);
-        }
-        if sparse.is_some() {
-            rustix::fs::ftruncate(fd, size).map_err(|e| call_failed("ftruncate", e))?;
-        }
-        Ok(self.options.sums.then(|| Sum(self.hasher.digest())))
-    }
-
     /// Owner → xattrs → mode → times by descriptor (M1); `mode_now` is what `open` was asked for.
     pub(super) fn finish_fd(
         &mut self,
@@ -609,16 +577,4 @@ pub(super) fn owner_hint(error: Error, meta: &Meta) -> Error {
         "owner {}:{} cannot be set here; in a user namespace map it (see /etc/subuid) or run as root",
         meta.uid, meta.gid
     ))
-}
-
-fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(fd, bytes) {
-            Ok(0) => return Err(call_failed("write", Errno::IO)),
-            Ok(n) => bytes = &bytes[n..],
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(call_failed("write", e)),
-        }
-    }
-    Ok(())
 }

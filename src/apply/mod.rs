@@ -11,6 +11,7 @@
 //!   (<https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts>).
 //! * Directories get their metadata last, deepest first; every other node as owner → xattrs → mode → times.
 
+mod content;
 mod dirs;
 pub mod facts;
 mod finish;

@@ -61,13 +61,14 @@
 //! ```
 //!
 //! # `images/ID/record.json`
-//! Beside it `config.json` and, where there is one, `manifest.json` stand byte for byte as they came. `layers` is bottom first. Of two
+//! Beside it `config.json` and, where there is one, `manifest.json` stand byte for byte as they came. `layers` is bottom first; `source`, the reference with an absolute path, is where a repair reads. Of two
 //! images that claim one name the one with the later `updated` has it.
 //! ```json images
 //! {
 //!   "version": 1,
 //!   "image_id": "sha256:9f482d57911fd25b3c93743bceddf1fbb906b05917b47b409e75a43f811deab1",
 //!   "reference": "oci:image:t",
+//!   "source": "oci:/images/image:t",
 //!   "manifest_digest": "sha256:1e0f7f99e88ac2f3ec233695eda25c46b2978fd57f9e81cf8393efd202ac38e9",
 //!   "platform": {"os": "linux", "architecture": "amd64"},
 //!   "layers": [{"diff_id": "sha256:35c4c8cbc66b36c8b9858a340d31467c190cbc65da02e1310d0077ebeb0ecc3a", "digest": "sha256:1a5026b3a7f10eeeeff937d519dd740f7043d5ab092e67125ef45e282a471ab6", "size": 301, "media_type": "application/vnd.oci.image.layer.v1.tar+gzip"}, {"diff_id": "sha256:b0f6ae451a6d20b31890d6d7026b7c13097aee02e218fdd86077687d31894926", "digest": "sha256:dbbf9034d984b03137f3b081b058a361ebc09ac2bc4319a129dad62d4e71299d", "size": 204, "media_type": "application/vnd.oci.image.layer.v1.tar+gzip"}],

@@ -9,7 +9,7 @@ use super::lock::Mode;
 use super::record::{ImageRecord, Lower};
 use super::{Id, LayerRef, Store, io_at};
 use crate::digest::ImageId;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::mount;
 
 /// Somebody who keeps a layer from being collected.
@@ -92,7 +92,11 @@ impl Store {
         for (id, target) in self.mounted_objects("l")? {
             users.entry(id).or_default().push(User::Mount(target));
         }
-        let gate = self.gate(Mode::Exclusive)?;
+        let gate = match self.gate(Mode::Exclusive) {
+            // A disk that cannot be written has nobody at work on it.
+            Err(e) if e.kind() == ErrorKind::Unsupported => None,
+            gate => Some(gate?),
+        };
         let pinned = self.pinned(false)?;
         drop(gate);
         for id in pinned {

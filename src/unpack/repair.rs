@@ -143,7 +143,7 @@ fn open_source(record: &ImageRecord, from: Option<&Reference>, options: &Options
         return Err(lost(format!("{reference} is not a source of images: it is not there, or names one of the store")));
     }
     let opened = image::open(reference, &options.open_options()).map_err(|e| match e.kind() {
-        ErrorKind::NotFound if from.is_none() => e.with_hint(HINT),
+        ErrorKind::NotFound if from.is_none() => lost(format!("the source is not there any more: {}", e.message())),
         _ => e,
     })?;
     match opened {

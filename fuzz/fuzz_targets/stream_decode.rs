@@ -238,7 +238,8 @@ fn run(input: &Input, blob: &[u8], diff_id: Option<DiffId>, threads: Threads) ->
         cancel: cancel.clone(),
         buffers: Buffers {
             input_bytes: 64,
-            chunk_bytes: usize::from(input.chunk_bytes).max(1),
+            // Smaller chunks are handed over for seconds without reaching anything else.
+            chunk_bytes: usize::from(input.chunk_bytes).max(16),
             chunks: usize::from(input.chunks % 9),
         },
         ..StreamOptions::default()

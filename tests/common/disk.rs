@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -269,9 +270,11 @@ impl Rig {
 
     /// Plugs in a disk that holds `image`.
     pub fn disk(&self, image: Image) -> Disk {
-        let mut disks = self.disks.lock();
-        let number = disks.last_key_value().map_or(FIRST_INODE, |(last, _)| last + 1);
-        disks.insert(
+        // Never a number twice, in no rig of this process: `mount -o loop` takes a loop device that still has a file of
+        // the same number for the same disk, and the kernel lets go of one only a while after its unmount.
+        static NEXT: AtomicU64 = AtomicU64::new(FIRST_INODE);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.disks.lock().insert(
             number,
             State {
                 now: image.clone(),

@@ -30,7 +30,7 @@
 //!
 //! | level | modules |
 //! |---|---|
-//! | 0 | [`error`] below all; [`digest`], [`policy`], [`cancel`], [`sys`] |
+//! | 0 | [`error`] below all; [`digest`], [`policy`], [`cancel`], [`trace`], [`sys`] |
 //! | 1 | [`tar`](mod@tar): blocks to entries. [`root`]: file operations by directory handle. [`mount`]: overlays |
 //! | 2 | [`stream`]: blob to verified bytes. [`apply`]: the rules of one layer. [`merge`]: layers seen as one tree |
 //! | 3 | [`image`]: sources and documents. [`store`]: what is kept on disk. [`fixup`]: what a layer could not know alone |
@@ -59,6 +59,7 @@ pub mod store;
 pub mod stream;
 pub mod sys;
 pub mod tar;
+pub mod trace;
 pub mod unpack;
 
 pub use cancel::CancelToken;

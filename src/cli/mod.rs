@@ -29,6 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Reference;
 use crate::store::Store;
 use crate::sys;
+use crate::trace::Trace;
 use crate::unpack::{Options, open_store};
 
 /// Runs the program with the arguments of the process.
@@ -134,6 +135,7 @@ impl Context {
             jobs: self.global.jobs.unwrap_or(default.jobs),
             durable: !self.global.no_durable,
             cancel: self.signals.token().clone(),
+            trace: Trace::default(),
         }
     }
 

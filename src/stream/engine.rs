@@ -15,6 +15,7 @@ use crate::stream::chunk::{Chunk, Pool};
 use crate::stream::decode::{DecodeError, Decoder};
 use crate::stream::report::{Codec, Expected, StreamReport};
 use crate::stream::source::{Counters, Source, check_digest};
+use crate::trace::{LayerTrace, Recorder, Stage};
 
 /// How far a stream came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct Engine {
     fate: Fate,
     /// An error behind bytes that were handed out first.
     pending: Option<Error>,
+    reading: Recorder,
+    inflating: Recorder,
 }
 
 impl Engine {
@@ -50,9 +53,23 @@ impl Engine {
         limits: Limits,
         cancel: CancelToken,
         counters: Arc<Counters>,
+        trace: &LayerTrace,
     ) -> Self {
         let fate = Fate::Running;
-        Engine { source, decoder, codec, limits, cancel, counters, produced: 0, fate, pending: None }
+        let (reading, inflating) = (trace.recorder(Stage::Read), trace.recorder(Stage::Inflate));
+        Engine {
+            source,
+            decoder,
+            codec,
+            limits,
+            cancel,
+            counters,
+            produced: 0,
+            fate,
+            pending: None,
+            reading,
+            inflating,
+        }
     }
 
     /// Fills `room` (not empty) as far as the stream goes; 0 means that the stream is complete.
@@ -93,7 +110,7 @@ impl Engine {
         loop {
             self.cancel.check().map_err(|e| self.fail(e))?;
             let input = self.source.buffered();
-            let step = match self.decoder.decode(input, room) {
+            let step = match self.inflating.during(|| self.decoder.decode(input, room)) {
                 Ok(step) => step,
                 Err(err) => return Err(self.refuse(err)),
             };
@@ -124,7 +141,7 @@ impl Engine {
                     Err(err) => Err(self.refuse(err)),
                 };
             }
-            if let Err(err) = self.source.refill(false) {
+            if let Err(err) = self.reading.during(|| self.source.refill(false)) {
                 return Err(self.fail(err));
             }
         }
@@ -167,15 +184,19 @@ fn word(codec: Codec) -> &'static str {
 /// Who computes the diff_id.
 pub(super) enum DiffHash {
     /// A hash over the decompressed bytes.
-    Own(Box<Hasher>),
+    Own(Box<Hasher>, Recorder),
     /// Nobody has to: the blob is not compressed and its own digest uses the same algorithm.
     Blob,
 }
 
 impl DiffHash {
+    pub(super) fn own(hasher: Hasher, trace: &LayerTrace) -> DiffHash {
+        DiffHash::Own(Box::new(hasher), trace.recorder(Stage::Hash))
+    }
+
     pub(super) fn update(&mut self, data: &[u8]) {
-        if let DiffHash::Own(hasher) = self {
-            hasher.update(data);
+        if let DiffHash::Own(hasher, recorder) = self {
+            recorder.during(|| hasher.update(data));
         }
     }
 }
@@ -286,7 +307,7 @@ impl Parts {
 
     fn diff_id(&self, blob: Digest) -> DiffId {
         DiffId(match &self.diff {
-            DiffHash::Own(hasher) => hasher.clone().finish(),
+            DiffHash::Own(hasher, _) => hasher.clone().finish(),
             DiffHash::Blob => blob,
         })
     }

@@ -32,6 +32,7 @@ mod tests;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 pub use report::{Codec, Expected, Framing, StreamReport};
 pub use window::WindowMemory;
@@ -40,6 +41,7 @@ use crate::cancel::CancelToken;
 use crate::digest::{Algorithm, Hasher};
 use crate::error::{Error, ErrorKind};
 use crate::policy::Limits;
+use crate::trace::{LayerTrace, Recorder, Stage};
 use chunk::{Chunk, Pool};
 use engine::{DiffHash, Engine, Parts};
 use pipeline::Pipeline;
@@ -88,6 +90,8 @@ pub struct StreamOptions {
     pub buffers: Buffers,
     /// What streams that run at once may use for zstd windows; without bounds by default.
     pub windows: WindowMemory,
+    /// Records when which stage worked.
+    pub trace: LayerTrace,
 }
 
 /// Reads the compressed and decompressed byte counts of a [`LayerStream`], also while another thread reads it.
@@ -141,6 +145,9 @@ pub struct LayerStream {
     progress: StreamProgress,
     /// What a reader was told already.
     failed: Option<Failure>,
+    /// Whoever takes the bytes makes files of them, from one chunk to asking for the next.
+    consuming: Recorder,
+    since: Option<Instant>,
 }
 
 struct Failure {
@@ -162,7 +169,7 @@ impl LayerStream {
     /// # Errors
     /// `Unsupported` for xz and bzip2, `Integrity` when the blob is shorter than promised, or what reading gave.
     pub fn open(blob: Box<dyn Read + Send>, options: StreamOptions) -> Result<LayerStream, Error> {
-        let StreamOptions { limits, expected, threads, cancel, buffers, windows } = options;
+        let StreamOptions { limits, expected, threads, cancel, buffers, windows, trace } = options;
         let counters = Arc::<Counters>::default();
         let blob_algorithm = expected.digest.map_or(Algorithm::Sha256, |d| d.0.algorithm());
         let diff_algorithm = expected.diff_id.map_or(Algorithm::Sha256, |d| d.0.algorithm());
@@ -177,9 +184,9 @@ impl LayerStream {
         let decoder = decode::decoder(codec, limits.max_zstd_window_log, windows, &cancel)?;
         let diff = match codec {
             Codec::Plain if blob_algorithm == diff_algorithm => DiffHash::Blob,
-            _ => DiffHash::Own(Box::new(Hasher::new(diff_algorithm))),
+            _ => DiffHash::own(Hasher::new(diff_algorithm), &trace),
         };
-        let engine = Engine::new(source, decoder, codec, limits, cancel.clone(), Arc::clone(&counters));
+        let engine = Engine::new(source, decoder, codec, limits, cancel.clone(), Arc::clone(&counters), &trace);
         let pool = Pool::new(buffers.chunk_bytes.max(1), buffers.chunks.max(1));
         Ok(LayerStream {
             state: State::Inline(Box::new(Parts { engine, diff, pool })),
@@ -191,6 +198,8 @@ impl LayerStream {
             cancel,
             progress: StreamProgress(counters),
             failed: None,
+            consuming: trace.recorder(Stage::Write),
+            since: None,
         })
     }
 
@@ -306,7 +315,9 @@ impl BufRead for LayerStream {
             // The chunk must be back in its pool before waiting for another one.
             self.current = None;
             self.position = 0;
+            self.consuming.stop(self.since.take());
             self.current = self.next_chunk()?;
+            self.since = self.consuming.start();
         }
         Ok(self.current.as_ref().and_then(|chunk| chunk.get(self.position..)).unwrap_or(&[]))
     }

@@ -108,6 +108,7 @@ impl<'a> Bench<'a> {
                 cancel: self.options.cancel.clone(),
                 buffers: Buffers::default(),
                 windows: self.windows.clone(),
+                trace: self.options.trace.layer(index),
             },
         )?;
         (self.events)(Event::LayerStarted { index, progress: stream.progress() });

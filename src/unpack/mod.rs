@@ -29,6 +29,7 @@ use crate::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
 use crate::root::{Dir, Resolver};
 use crate::store::{Flavour, Store};
 use crate::sys;
+use crate::trace::Trace;
 
 pub use chain::{Chain, Snapshot, snapshot_plan};
 pub use flat::{Unpacked, unpack};
@@ -52,6 +53,8 @@ pub struct Options {
     pub cancel: CancelToken,
     /// How directories are opened; `None` finds out what the kernel has. Both are equally safe.
     pub resolver: Option<Resolver>,
+    /// Records when which stage of which layer worked; off by default.
+    pub trace: Trace,
 }
 
 impl Default for Options {
@@ -64,6 +67,7 @@ impl Default for Options {
             durable: true,
             cancel: CancelToken::new(),
             resolver: None,
+            trace: Trace::default(),
         }
     }
 }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 /// level 0: `error` is below everything, because everything fails with it.
 const LEVELS: &[(&str, &[&str])] = &[
     ("0.0", &["error"]),
-    ("0.1", &["digest", "policy", "cancel", "sys", "fail", "trace"]),
+    ("0.1", &["policy", "cancel", "sys", "fail", "trace"]),
+    ("0.2", &["digest"]),
     ("1", &["tar", "root", "mount"]),
     ("2", &["stream", "apply", "merge"]),
     ("3", &["image", "store", "fixup"]),

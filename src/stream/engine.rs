@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::policy::{Limit, Limits};
 use crate::stream::chunk::{Chunk, Pool};
 use crate::stream::decode::{DecodeError, Decoder};
+use crate::stream::hashing::{Hashers, Running};
 use crate::stream::report::{Codec, Expected, StreamReport};
 use crate::stream::source::{Counters, Source, check_digest};
 use crate::trace::{LayerTrace, Recorder, Stage};
@@ -141,7 +142,7 @@ impl Engine {
                     Err(err) => Err(self.refuse(err)),
                 };
             }
-            if let Err(err) = self.reading.during(|| self.source.refill(false)) {
+            if let Err(err) = self.reading.during(|| self.source.refill()) {
                 return Err(self.fail(err));
             }
         }
@@ -184,19 +185,34 @@ fn word(codec: Codec) -> &'static str {
 /// Who computes the diff_id.
 pub(super) enum DiffHash {
     /// A hash over the decompressed bytes.
-    Own(Box<Hasher>, Recorder),
+    Own(Running),
     /// Nobody has to: the blob is not compressed and its own digest uses the same algorithm.
     Blob,
 }
 
 impl DiffHash {
     pub(super) fn own(hasher: Hasher, trace: &LayerTrace) -> DiffHash {
-        DiffHash::Own(Box::new(hasher), trace.recorder(Stage::Hash))
+        DiffHash::Own(Running::new(hasher, trace.recorder(Stage::Hash)))
     }
 
-    pub(super) fn update(&mut self, data: &[u8]) {
-        if let DiffHash::Own(hasher, recorder) = self {
-            recorder.during(|| hasher.update(data));
+    pub(super) fn push(&mut self, chunk: &Chunk) {
+        if let DiffHash::Own(running) = self {
+            running.push(chunk);
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            DiffHash::Own(running) => running.add(bytes),
+            DiffHash::Blob => Ok(()),
+        }
+    }
+
+    /// Has threads compute it; `held` chunks at most will wait for them.
+    pub(super) fn hand_over(self, hashers: &Hashers, held: usize) -> DiffHash {
+        match self {
+            DiffHash::Own(running) => DiffHash::Own(running.hand_over(hashers, held)),
+            DiffHash::Blob => DiffHash::Blob,
         }
     }
 }
@@ -222,7 +238,7 @@ impl Parts {
             return Ok(None);
         }
         let chunk = chunk.freeze(n);
-        self.diff.update(&chunk);
+        self.diff.push(&chunk);
         Ok(Some(chunk))
     }
 
@@ -244,8 +260,8 @@ impl Parts {
         if self.engine.fate != Fate::Complete {
             return Err(Error::new(ErrorKind::Other, "the layer stream was not read to its end"));
         }
-        let (digest, compressed_bytes) = self.engine.source.digest();
-        let diff_id = self.diff_id(digest);
+        let (digest, compressed_bytes) = self.engine.source.digest()?;
+        let diff_id = self.diff_id(digest)?;
         check_digest(digest, expected.digest)?;
         check_diff_id(diff_id, expected.diff_id)?;
         Ok(StreamReport {
@@ -271,7 +287,10 @@ impl Parts {
         if let Err(later) = self.engine.source.drain() {
             return overrule(err, later);
         }
-        let (digest, _) = self.engine.source.digest();
+        let digest = match self.engine.source.digest() {
+            Ok((digest, _)) => digest,
+            Err(later) => return overrule(err, later),
+        };
         if let Err(later) = check_digest(digest, expected.digest) {
             return overrule(err, later);
         }
@@ -283,7 +302,7 @@ impl Parts {
             Fate::Failed { trailer: true } => {
                 err.reclassified(ErrorKind::Integrity, "the blob has no promised digest and no valid trailer")
             }
-            Fate::Complete => match check_diff_id(self.diff_id(digest), expected.diff_id) {
+            Fate::Complete => match self.diff_id(digest).and_then(|found| check_diff_id(found, expected.diff_id)) {
                 Err(later) => overrule(err, later),
                 Ok(()) => err,
             },
@@ -296,7 +315,7 @@ impl Parts {
         let mut room = vec![0; self.pool.chunk_bytes()];
         while self.engine.fate == Fate::Running || self.engine.pending.is_some() {
             match self.engine.fill(&mut room) {
-                Ok(n) => self.diff.update(room.get(..n).unwrap_or(&[])),
+                Ok(n) => self.diff.add(room.get(..n).unwrap_or(&[]))?,
                 // Further damage adds nothing but what `fate` keeps.
                 Err(err) if err.kind() == ErrorKind::Malformed => break,
                 Err(err) => return Err(err),
@@ -305,11 +324,19 @@ impl Parts {
         Ok(())
     }
 
-    fn diff_id(&self, blob: Digest) -> DiffId {
-        DiffId(match &self.diff {
-            DiffHash::Own(hasher, _) => hasher.clone().finish(),
+    fn diff_id(&self, blob: Digest) -> Result<DiffId, Error> {
+        Ok(DiffId(match &self.diff {
+            DiffHash::Own(running) => running.digest()?,
             DiffHash::Blob => blob,
-        })
+        }))
+    }
+
+    /// Has threads compute both digests.
+    pub(super) fn hand_over(self, hashers: &Hashers) -> Parts {
+        let Parts { mut engine, diff, pool } = self;
+        engine.source = engine.source.hand_over(hashers);
+        let diff = diff.hand_over(hashers, pool.max_chunks());
+        Parts { engine, diff, pool }
     }
 }
 

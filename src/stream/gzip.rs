@@ -4,7 +4,8 @@
 //! number of members (empty ones included), trailers, zero padding after the last one. Memory does not
 //! depend on the input: names and extra fields are skipped, not kept.
 
-use flate2::{Crc, Decompress, FlushDecompress, Status};
+use crc32fast::Hasher as Crc;
+use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::stream::decode::{DecodeError, Decoder, Step};
 use crate::stream::report::Framing;
@@ -40,6 +41,8 @@ pub(super) struct Gzip {
     place: Place,
     inflate: Decompress,
     body_crc: Crc,
+    /// Decompressed bytes of the member, modulo 2³² as in its trailer.
+    body_length: u32,
     header_crc: Crc,
     flags: u8,
     /// Bytes of a fixed-size field that came so far.
@@ -55,6 +58,7 @@ impl Gzip {
             place: Place::Fixed,
             inflate: Decompress::new(false),
             body_crc: Crc::new(),
+            body_length: 0,
             header_crc: Crc::new(),
             flags: 0,
             field: [0; 10],
@@ -126,11 +130,12 @@ impl Gzip {
     fn trailer(&mut self, trailer: [u8; 8]) -> Result<(), DecodeError> {
         let [c0, c1, c2, c3, l0, l1, l2, l3] = trailer;
         let (crc, length) = (u32::from_le_bytes([c0, c1, c2, c3]), u32::from_le_bytes([l0, l1, l2, l3]));
-        if crc != self.body_crc.sum() {
-            return Err(DecodeError::Crc { expected: crc, found: self.body_crc.sum() });
+        let found = self.body_crc.clone().finalize();
+        if crc != found {
+            return Err(DecodeError::Crc { expected: crc, found });
         }
-        if length != self.body_crc.amount() {
-            return Err(DecodeError::Length { expected: length, found: self.body_crc.amount() });
+        if length != self.body_length {
+            return Err(DecodeError::Length { expected: length, found: self.body_length });
         }
         Ok(())
     }
@@ -146,6 +151,8 @@ impl Gzip {
         let produced = (self.inflate.total_out() - out_before) as usize;
         *input = input.get(consumed..).unwrap_or(&[]);
         self.body_crc.update(output.get(..produced).unwrap_or(&[]));
+        // Only its low 32 bits are in the trailer (RFC 1952, ISIZE).
+        self.body_length = self.body_length.wrapping_add(produced as u32);
         if status == Status::StreamEnd {
             self.place = Place::Trailer;
         } else if consumed == 0 && produced == 0 {
@@ -202,7 +209,7 @@ impl Decoder for Gzip {
                 }
                 Place::HeaderCrc => {
                     if let Some(stated) = self.collect(&mut input) {
-                        let (expected, found) = (u16::from_le_bytes(stated), self.header_crc.sum() as u16);
+                        let (expected, found) = (u16::from_le_bytes(stated), self.header_crc.clone().finalize() as u16);
                         if expected != found {
                             return Err(DecodeError::HeaderCrc { expected, found });
                         }
@@ -223,6 +230,7 @@ impl Decoder for Gzip {
                         // Once per member, and bgzf has one for every 64 KiB: the state is reused.
                         self.inflate.reset(false);
                         self.body_crc.reset();
+                        self.body_length = 0;
                         self.header_crc.reset();
                         self.place = Place::Fixed;
                     }

@@ -20,6 +20,7 @@ mod chunk;
 mod decode;
 mod engine;
 mod gzip;
+mod hashing;
 mod pipeline;
 pub mod report;
 mod source;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+pub use hashing::Hashers;
 pub use report::{Codec, Expected, Framing, StreamReport};
 pub use window::WindowMemory;
 
@@ -44,6 +46,7 @@ use crate::policy::Limits;
 use crate::trace::{LayerTrace, Recorder, Stage};
 use chunk::{Chunk, Pool};
 use engine::{DiffHash, Engine, Parts};
+use hashing::Running;
 use pipeline::Pipeline;
 use source::{Counters, Source};
 
@@ -52,8 +55,8 @@ use source::{Counters, Source};
 pub enum Threads {
     /// The caller, as it reads.
     Inline,
-    /// One thread reads, hashes and decompresses, one computes the diff_id. They start with the second chunk, so
-    /// that a small layer costs none; where threads cannot be had the caller runs the stages.
+    /// One thread reads and decompresses, those of [`StreamOptions::hashers`] compute both digests. They start with the
+    /// second chunk, so that a small layer costs none; where threads cannot be had the caller runs the stages.
     #[default]
     Pipelined,
 }
@@ -61,7 +64,7 @@ pub enum Threads {
 /// The memory of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffers {
-    /// Bytes read of the blob at a time. Default 256 KiB.
+    /// Bytes read of the blob at a time, of which six may be in hands. Default 128 KiB.
     pub input_bytes: usize,
     /// Bytes in one decompressed chunk. Default 128 KiB.
     pub chunk_bytes: usize,
@@ -71,7 +74,7 @@ pub struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Buffers { input_bytes: 256 << 10, chunk_bytes: 128 << 10, chunks: 8 }
+        Buffers { input_bytes: 128 << 10, chunk_bytes: 128 << 10, chunks: 8 }
     }
 }
 
@@ -90,6 +93,8 @@ pub struct StreamOptions {
     pub buffers: Buffers,
     /// What streams that run at once may use for zstd windows; without bounds by default.
     pub windows: WindowMemory,
+    /// The threads that compute digests, shared by the streams that run at once.
+    pub hashers: Hashers,
     /// Records when which stage worked.
     pub trace: LayerTrace,
 }
@@ -137,6 +142,7 @@ pub struct LayerStream {
     state: State,
     /// Not to be started again once it was stopped.
     threads: Threads,
+    hashers: Hashers,
     current: Option<Chunk>,
     position: usize,
     codec: Codec,
@@ -169,17 +175,15 @@ impl LayerStream {
     /// # Errors
     /// `Unsupported` for xz and bzip2, `Integrity` when the blob is shorter than promised, or what reading gave.
     pub fn open(blob: Box<dyn Read + Send>, options: StreamOptions) -> Result<LayerStream, Error> {
-        let StreamOptions { limits, expected, threads, cancel, buffers, windows, trace } = options;
+        let StreamOptions { limits, expected, threads, cancel, buffers, windows, hashers, trace } = options;
         let counters = Arc::<Counters>::default();
         let blob_algorithm = expected.digest.map_or(Algorithm::Sha256, |d| d.0.algorithm());
         let diff_algorithm = expected.diff_id.map_or(Algorithm::Sha256, |d| d.0.algorithm());
 
         let input_bytes = buffers.input_bytes.max(decode::SNIFF_BYTES);
-        let hasher = Hasher::new(blob_algorithm);
-        let mut source = Source::new(blob, input_bytes, hasher, expected.size, cancel.clone(), Arc::clone(&counters));
-        while source.buffered().len() < decode::SNIFF_BYTES && !source.ended() {
-            source.refill(true)?;
-        }
+        let digest = Running::new(Hasher::new(blob_algorithm), trace.recorder(Stage::Read));
+        let mut source = Source::new(blob, input_bytes, digest, expected.size, cancel.clone(), Arc::clone(&counters));
+        source.fill(decode::SNIFF_BYTES)?;
         let codec = decode::sniff(source.buffered())?;
         let decoder = decode::decoder(codec, limits.max_zstd_window_log, windows, &cancel)?;
         let diff = match codec {
@@ -191,6 +195,7 @@ impl LayerStream {
         Ok(LayerStream {
             state: State::Inline(Box::new(Parts { engine, diff, pool })),
             threads,
+            hashers,
             current: None,
             position: 0,
             codec,
@@ -281,7 +286,7 @@ impl LayerStream {
         if self.threads == Threads::Pipelined && running && !first {
             self.threads = Threads::Inline;
             self.state = match std::mem::replace(&mut self.state, State::Lost) {
-                State::Inline(parts) => match Pipeline::start(*parts, pipeline::named) {
+                State::Inline(parts) => match Pipeline::start(*parts, &self.hashers, pipeline::named) {
                     Ok(pipeline) => State::Piped(pipeline),
                     Err(parts) => State::Inline(parts),
                 },

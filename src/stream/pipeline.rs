@@ -1,14 +1,14 @@
 //! Hand-over between threads.
 //!
-//! Owns: the threads of one stream and their queues. One thread reads, hashes and decodes the blob, another
-//! hashes what was decoded, the consumer is the caller. The stages are the ones that run inline, and share each chunk.
+//! Owns: the thread of one stream and its queue. It reads and decodes the blob and hands each chunk to those that compute digests
+//! ([`super::hashing`]) and to the consumer, who is the caller. The stages are the ones that run inline, and share each chunk.
 //!
 //! Invariants:
-//! * A queue has room for every chunk of the pool, so sending never blocks; the only wait of a producer is for a
-//!   chunk from the pool, and closing the pool ends it. The threads belong to no worker pool and wait for nothing
-//!   that a worker pool runs.
-//! * Stopping joins both threads, whatever they are at. It takes as long as one `read` of the blob at most.
-//! * A panic on a thread closes its queues, so it ends the stream with an error and never with silence.
+//! * The queue has room for every chunk of the pool, so sending never blocks; the only waits of the thread are for a chunk from
+//!   the pool, which closing it ends, and for a chunk of the blob that is being hashed. It belongs to no worker pool and
+//!   waits for nothing that a worker pool runs.
+//! * Stopping joins it, whatever it is at. It takes as long as one `read` of the blob at most.
+//! * A panic closes the queue, so it ends the stream with an error and never with silence.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -18,20 +18,18 @@ use std::thread::{Builder, JoinHandle};
 use crate::error::{Error, ErrorKind};
 use crate::stream::chunk::{Chunk, Pool};
 use crate::stream::engine::{DiffHash, Engine, Parts};
+use crate::stream::hashing::Hashers;
 
 /// What the decoding thread worked on, and why it ended.
-type Decoded = (Engine, Result<(), Error>);
+type Decoded = (Engine, DiffHash, Result<(), Error>);
 
 /// A running stream.
 pub(super) struct Pipeline {
     /// Closed by the decoding thread when it ends, for whatever reason.
     chunks: Receiver<Chunk>,
     pool: Arc<Pool>,
-    // Each returns what it was given, unless it was given nothing. `None` here once joined.
+    /// Returns what it was given, unless it was given nothing. `None` here once joined.
     decode: Option<JoinHandle<Option<Decoded>>>,
-    hash: Option<JoinHandle<Option<DiffHash>>>,
-    /// The diff_id is hashed by nobody, so there is no thread for it.
-    unhashed: bool,
 }
 
 /// Names a thread; the kernel shows 15 characters.
@@ -40,51 +38,32 @@ pub(super) fn named(stage: &str) -> Builder {
 }
 
 impl Pipeline {
-    /// Starts the threads, made by `builder` from the stage's name.
+    /// Starts the thread, made by `builder` from the stage's name.
     ///
     /// # Errors
-    /// When a thread cannot be had, the parts come back to be run inline.
-    pub(super) fn start(parts: Parts, builder: impl Fn(&str) -> Builder) -> Result<Pipeline, Box<Parts>> {
+    /// When it cannot be had, the parts come back to be run inline.
+    pub(super) fn start(
+        parts: Parts,
+        hashers: &Hashers,
+        builder: impl Fn(&str) -> Builder,
+    ) -> Result<Pipeline, Box<Parts>> {
         let pool = Arc::clone(&parts.pool);
         let (chunk_sender, chunks) = sync_channel(pool.max_chunks());
-        let (hash_sender, to_hash) = sync_channel(pool.max_chunks());
-        // State follows once both threads exist: a closure that is never run would take it along.
-        let (give_diff, take_diff) = sync_channel(1);
-        let (give_engine, take_engine) = sync_channel::<Engine>(1);
-
-        let unhashed = matches!(parts.diff, DiffHash::Blob);
-        let hash = if unhashed {
-            None
-        } else {
-            let thread = builder("hash").spawn(move || {
-                let diff = take_diff.recv().ok()?;
-                Some(hash_chunks(diff, &to_hash))
-            });
-            let Ok(thread) = thread else { return Err(Box::new(parts)) };
-            Some(thread)
-        };
-        let hash_sender = (!unhashed).then_some(hash_sender);
+        // State follows once the thread exists: a closure that is never run would take it along.
+        let (give, take) = sync_channel::<(Engine, DiffHash)>(1);
         let decode = {
             let pool = Arc::clone(&pool);
             builder("decode").spawn(move || {
-                let mut engine = take_engine.recv().ok()?;
-                let outcome = decode_chunks(&mut engine, &pool, &chunk_sender, hash_sender.as_ref());
-                Some((engine, outcome))
+                let (mut engine, mut diff) = take.recv().ok()?;
+                let outcome = decode_chunks(&mut engine, &mut diff, &pool, &chunk_sender);
+                Some((engine, diff, outcome))
             })
         };
-        let mut running = Pipeline { chunks, pool, decode: decode.ok(), hash, unhashed };
-        if running.decode.is_none() {
-            drop(give_diff);
-            running.join_all();
-            return Err(Box::new(parts));
-        }
-        let Parts { engine, diff, .. } = parts;
-        // The threads wait for these, so sending neither fails nor blocks; if one died all the same, `stop` says so.
-        let _ = give_engine.send(engine);
-        if !unhashed {
-            let _ = give_diff.send(diff);
-        }
-        Ok(running)
+        let Ok(decode) = decode else { return Err(Box::new(parts)) };
+        let Parts { engine, diff, .. } = parts.hand_over(hashers);
+        // The thread waits for these, so sending neither fails nor blocks; if it died all the same, `stop` says so.
+        let _ = give.send((engine, diff));
+        Ok(Pipeline { chunks, pool, decode: Some(decode) })
     }
 
     /// Waits for the next chunk; `None` when the decoding thread has ended, which [`Pipeline::stop`] explains.
@@ -92,17 +71,15 @@ impl Pipeline {
         self.chunks.recv().ok()
     }
 
-    /// Stops both threads where they are and returns what they worked on; an error that decoding met comes with
+    /// Stops the thread where it is and returns what it worked on; an error that decoding met comes with
     /// the next call of [`Parts::next`]. Chunks that were decoded and not taken are hashed and lost.
     ///
     /// # Errors
     /// `Other` when a thread panicked.
     pub(super) fn stop(mut self) -> Result<Parts, Error> {
         self.pool.close();
-        let decoded = join(self.decode.take())?;
-        let hashed = if self.unhashed { Some(DiffHash::Blob) } else { join(self.hash.take())? };
-        let (Some((engine, outcome)), Some(diff)) = (decoded, hashed) else {
-            return Err(Error::new(ErrorKind::Other, "a thread of the layer stream never started"));
+        let Some((engine, diff, outcome)) = join(self.decode.take())? else {
+            return Err(Error::new(ErrorKind::Other, "the thread of the layer stream never started"));
         };
         self.pool.reopen();
         let mut parts = Parts { engine, diff, pool: Arc::clone(&self.pool) };
@@ -111,27 +88,22 @@ impl Pipeline {
         }
         Ok(parts)
     }
-
-    fn join_all(&mut self) {
-        self.pool.close();
-        // An abandoned stream has nobody to tell about a panic.
-        let _ = self.decode.take().map(JoinHandle::join);
-        let _ = self.hash.take().map(JoinHandle::join);
-        self.pool.reopen();
-    }
 }
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        self.join_all();
+        self.pool.close();
+        // An abandoned stream has nobody to tell about a panic.
+        let _ = self.decode.take().map(JoinHandle::join);
+        self.pool.reopen();
     }
 }
 
 fn decode_chunks(
     engine: &mut Engine,
+    diff: &mut DiffHash,
     pool: &Arc<Pool>,
     consumer: &SyncSender<Chunk>,
-    hasher: Option<&SyncSender<Chunk>>,
 ) -> Result<(), Error> {
     // No chunk or no receiver: nobody wants more.
     while let Some(mut chunk) = pool.acquire() {
@@ -140,23 +112,12 @@ fn decode_chunks(
             break;
         }
         let chunk = chunk.freeze(n);
-        if let Some(hasher) = hasher
-            && hasher.send(chunk.clone()).is_err()
-        {
-            break;
-        }
+        diff.push(&chunk);
         if consumer.send(chunk).is_err() {
             break;
         }
     }
     Ok(())
-}
-
-fn hash_chunks(mut diff: DiffHash, chunks: &Receiver<Chunk>) -> DiffHash {
-    for chunk in chunks {
-        diff.update(&chunk);
-    }
-    diff
 }
 
 fn join<T>(thread: Option<JoinHandle<Option<T>>>) -> Result<Option<T>, Error> {

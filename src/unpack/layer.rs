@@ -10,7 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::policy::XattrFlavour;
 use crate::root::{Dir, Resolver};
 use crate::store::Flavour;
-use crate::stream::{Buffers, Codec, Expected, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory};
+use crate::stream::{
+    Buffers, Codec, Expected, Hashers, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory,
+};
 
 use super::{Event, Events, Options, resolving};
 
@@ -25,6 +27,8 @@ pub(super) struct Bench<'a> {
     pub stop: AtomicBool,
     /// Memory for the zstd windows of all layers together.
     pub windows: WindowMemory,
+    /// The threads that compute the digests of all layers together.
+    pub hashers: Hashers,
 }
 
 /// Where one layer goes.
@@ -68,7 +72,15 @@ pub(super) struct Laid {
 impl<'a> Bench<'a> {
     pub(super) fn new(options: &'a Options, flavour: Flavour, events: Events<'a>) -> Bench<'a> {
         let windows = WindowMemory::new(&options.limits);
-        Bench { options, flavour, events, keeps: false, stop: AtomicBool::new(false), windows }
+        Bench {
+            options,
+            flavour,
+            events,
+            keeps: false,
+            stop: AtomicBool::new(false),
+            windows,
+            hashers: Hashers::new(options.jobs.min(crate::sys::available_cpus())),
+        }
     }
 
     /// Unpacks `blob` into `place`, which nothing was unpacked into before.
@@ -108,6 +120,7 @@ impl<'a> Bench<'a> {
                 cancel: self.options.cancel.clone(),
                 buffers: Buffers::default(),
                 windows: self.windows.clone(),
+                hashers: self.hashers.clone(),
                 trace: self.options.trace.layer(index),
             },
         )?;

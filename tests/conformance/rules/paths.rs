@@ -112,7 +112,7 @@ pub fn directories() -> Vec<Rule> {
             .same(Measured, &[Umoci]),
         rule("D6", "Of duplicate entries the last one wins, with a warning; `--strict` refuses them.")
             .ruled(6)
-            .says(Measured, &[Containerd], "same, but a directory after a file shows what the file hid")
+            .says(Measured, &[Containerd], "same, but a lower directory may come back")
             .same(Measured, &[Umoci])
             .differ(Measured, &[Docker, Podman], "refuses duplicate paths"),
         rule("D7", "A directory's mtime is the archive's, whatever was put into it afterwards.").same(Measured, ALL),

@@ -264,3 +264,61 @@ fn the_format_in_user_namespaces() {
         "every_kind_of_record_of_an_unknown_version_is_refused",
     ]);
 }
+
+/// A layer's journal is read where a fix-up is missing and by `verify`: another version is not understood (exit 6), anything
+/// else at its head is damage (exit 4), and neither is guessed at.
+#[test]
+fn journals_with_another_first_line_are_refused_by_mounts_and_verify() {
+    if !root_or_skip("journals_with_another_first_line_are_refused_by_mounts_and_verify") {
+        return;
+    }
+    let lab = Lab::new();
+    let root = golden(lab.path(), here(&lab).0);
+    let target = lab.path().join("m");
+    fs::create_dir(&target).unwrap();
+    for fixup in fs::read_dir(root.join("fixups")).unwrap() {
+        fs::remove_dir_all(fixup.unwrap().path()).unwrap();
+    }
+    let store = Store::open_existing(&root, true).unwrap();
+    let layer = store.layers().unwrap().into_iter().find(|layer| layer.facts().depends_on_lower).unwrap();
+    let journal = layer.meta_path().join("entries");
+    let whole = fs::read(&journal).unwrap();
+    let known = b"unply journal 2\n";
+    let records = whole.strip_prefix(known).unwrap();
+    let target = target.to_str().unwrap();
+    let unply = |first: &[&str], rest: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.arg("-m").arg(env!("CARGO_BIN_EXE_unply")).env("UNPLY_ROOT", &root);
+        command.args(first).args(rest).output().unwrap()
+    };
+    for (first_line, code, word) in [
+        (&b"unply journal 3\n"[..], 6, "unsupported"),
+        (b"unply journal 10\n", 6, "unsupported"),
+        (b"unply journal 1\n", 6, "unsupported"),
+        (b"unply journal x\n", 4, "integrity"),
+        (b"unply journal \n", 4, "integrity"),
+        (b"another journal\n", 4, "integrity"),
+        (b"unply journal 99999999999999\n", 4, "integrity"),
+        (b"", 4, "integrity"),
+    ] {
+        fs::write(&journal, [first_line, records].concat()).unwrap();
+        for command in [&["mount", IMAGE, target][..], &["verify", IMAGE]] {
+            let output = unply(&["--json"], command);
+            let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let what = format!("{} {first_line:?}: {output:?}", command[0]);
+            assert_eq!(output.status.code(), Some(code), "{what}");
+            if command[0] == "mount" || code == 6 {
+                assert_eq!(document["error"]["code"], word, "{what}");
+                assert!(document["error"]["message"].as_str().unwrap().contains("journal"), "{what}");
+                assert!(document["error"]["hint"].is_string(), "{what}");
+            } else {
+                // Damage is what `verify` lists; it goes on with the other layers.
+                let layers = document["layers"].as_array().unwrap();
+                let damaged = layers.iter().find(|l| l["diff_id"] == layer.diff_id().to_string()).unwrap();
+                assert_eq!(damaged["damage"][0]["kind"], "record", "{what}");
+            }
+        }
+    }
+    fs::write(&journal, &whole).unwrap();
+    assert!(unply(&["mount"], &[IMAGE, target]).status.success());
+}

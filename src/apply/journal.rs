@@ -19,6 +19,7 @@ use crate::tar::{Region, Timestamp};
 
 use super::plan::{LiteralPath, Node};
 
+const NAME: &[u8] = b"unply journal ";
 const MAGIC: &[u8] = b"unply journal 2\n";
 /// No record comes near this; a larger length is damage.
 const MAX_RECORD: u64 = 16 << 20;
@@ -296,6 +297,11 @@ pub enum RecordRef<'a> {
     },
 }
 
+fn damaged() -> Error {
+    Error::new(ErrorKind::Integrity, "the layer's journal is damaged")
+        .with_hint("`unply repair` unpacks the layer again")
+}
+
 /// Reads a journal, record by record.
 pub struct Reader<R: Read> {
     input: BufReader<R>,
@@ -306,16 +312,27 @@ impl<R: Read> Reader<R> {
     /// Opens a journal.
     ///
     /// # Errors
-    /// `Unsupported` for a journal of another version.
+    /// `Unsupported` for a journal of another version, `Integrity` for what is no journal.
     pub fn new(input: R) -> Result<Self> {
         let mut input = BufReader::with_capacity(64 << 10, input);
-        let mut magic = [0u8; MAGIC.len()];
-        input.read_exact(&mut magic).map_err(|e| Error::io("read the layer's journal", e))?;
-        if magic != MAGIC {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "the layer's journal has a version this program does not know",
-            ));
+        let mut line = Vec::with_capacity(MAGIC.len());
+        // Versions have few digits.
+        let longest = MAGIC.len() as u64 + 8;
+        let read = input.by_ref().take(longest).read_until(b'\n', &mut line);
+        read.map_err(|e| Error::io("read the layer's journal", e))?;
+        if line != MAGIC {
+            let version = line.strip_prefix(NAME).and_then(|rest| rest.strip_suffix(b"\n"));
+            return Err(match version {
+                Some(version) if !version.is_empty() && version.iter().all(u8::is_ascii_digit) => Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "the layer's journal has version {}; this program knows version 2",
+                        String::from_utf8_lossy(version)
+                    ),
+                )
+                .with_hint("use the release of unply that wrote it"),
+                _ => damaged(),
+            });
         }
         Ok(Reader { input, buf: Vec::new() })
     }
@@ -323,9 +340,8 @@ impl<R: Read> Reader<R> {
     /// Returns the next record, `None` at the end.
     ///
     /// # Errors
-    /// `Other` where the file is damaged.
+    /// `Integrity` where the file is damaged.
     pub fn read(&mut self) -> Result<Option<Record>> {
-        let damaged = || Error::new(ErrorKind::Other, "the layer's journal is damaged");
         if self.input.fill_buf().map_err(|e| Error::io("read the layer's journal", e))?.is_empty() {
             return Ok(None);
         }

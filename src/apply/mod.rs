@@ -23,6 +23,8 @@ mod links;
 pub mod plan;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_plan;
 mod unheld;
 
 use std::fs::File;

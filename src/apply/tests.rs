@@ -3,13 +3,11 @@
 use std::fs::File;
 use std::path::Path;
 
-use testkit::{DescribeOptions, EntrySpec, Tree, describe, dir, file, hardlink, whiteout};
+use testkit::{DescribeOptions, EntrySpec, Tree, describe, dir, file, whiteout};
 
-use super::{ApplyOptions, LayerFacts, PlanOptions, Target, apply_layer, plan};
-use crate::error::ErrorKind;
+use super::{ApplyOptions, LayerFacts, PlanOptions, Target, apply_layer};
 use crate::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
 use crate::root::Dir;
-use crate::tar::{Parser, Step};
 
 /// Lays a layer down and returns its directory as it stands on the disk; `None` where the tests cannot run.
 fn laid(layer: &[EntrySpec]) -> Option<(Tree, LayerFacts)> {
@@ -64,34 +62,4 @@ fn w09_no_whiteout_below_a_directory_that_a_later_whiteout_makes_opaque() {
         assert_eq!((facts.whiteouts, facts.opaques), (0, 1), "{order:?}");
         assert_eq!(tree.get("d").unwrap().xattrs.keys().collect::<Vec<_>>(), [b"trusted.overlay.opaque"]);
     }
-}
-
-/// Found by `whiteout_plan`: a name is too long whatever the names before it mean, and whatever the entry is.
-#[test]
-fn s11_a_long_name_is_refused_in_an_entry_that_is_skipped() {
-    let long = "n".repeat(256);
-    let options =
-        PlanOptions { tree: TreeOptions::default(), flavour: XattrFlavour::Trusted, limits: Limits::default() };
-    let planned = |spec: &EntrySpec| {
-        let tar = testkit::layer([spec]);
-        let mut parser = Parser::new(&options.limits);
-        let entry = tar.chunks_exact(512).find_map(|block| match parser.block(block.try_into().unwrap()) {
-            Ok(Step::Entry(entry)) => Some(*entry),
-            _ => None,
-        });
-        plan(entry.unwrap(), &options, &mut |_| {})
-    };
-    for spec in [
-        file(format!(".wh.a/{long}"), ""),
-        file(format!(".wh..wh.orph/{long}"), ""),
-        hardlink(".wh.a", format!("b/{long}")),
-        hardlink(format!("a/.wh.{long}"), "b"),
-    ] {
-        let error = planned(&spec).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
-        assert!(error.to_string().contains("S11"), "{error}");
-    }
-    // As long as it may be, with the prefix and without.
-    assert!(planned(&file(format!(".wh.{}", &long[1..]), "")).is_ok());
-    assert!(planned(&file(&long[1..], "")).is_ok());
 }

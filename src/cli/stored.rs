@@ -107,6 +107,21 @@ pub fn layers(context: &Context) -> Result<()> {
     ]);
     for used in &usage.layers {
         let layer = &used.layer;
+        let durable = *layer.durable() == Durable::Yes;
+        let (entries, bytes, images) = (layer.facts().entries, used.bytes(), used.images());
+        if context.global.json {
+            let (exclusive_bytes, shared_bytes) = if images > 1 { (0, bytes) } else { (bytes, 0) };
+            docs.push(LayerDoc {
+                diff_id: layer.diff_id().to_string(),
+                entries,
+                bytes,
+                exclusive_bytes,
+                shared_bytes,
+                durable,
+                used_by: used.users.iter().map(full).collect(),
+            });
+            continue;
+        }
         let mut shown: Vec<String> = Vec::new();
         for user in used.users.iter().take(2) {
             shown.push(match user {
@@ -122,10 +137,7 @@ pub fn layers(context: &Context) -> Result<()> {
             (false, 0) => {}
             (false, more) => users.push_str(&format!(" and {more} more")),
         }
-        let durable = *layer.durable() == Durable::Yes;
-        let (entries, bytes) = (layer.facts().entries, used.bytes());
         let yes_no = if durable { "yes" } else { "no" };
-        let images = used.images();
         table.row([
             short(&layer.diff_id().0),
             entries.to_string(),
@@ -134,16 +146,6 @@ pub fn layers(context: &Context) -> Result<()> {
             yes_no.to_owned(),
             users,
         ]);
-        let (exclusive_bytes, shared_bytes) = if images > 1 { (0, bytes) } else { (bytes, 0) };
-        docs.push(LayerDoc {
-            diff_id: layer.diff_id().to_string(),
-            entries,
-            bytes,
-            exclusive_bytes,
-            shared_bytes,
-            durable,
-            used_by: used.users.iter().map(full).collect(),
-        });
     }
     match context.global.json {
         true => output::json(Layers { layers: docs }),

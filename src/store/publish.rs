@@ -172,13 +172,10 @@ impl Store {
     /// # Errors
     /// As [`Store::layer`].
     pub fn layers(&self) -> Result<Vec<LayerRef>> {
-        let mut out = Vec::new();
-        for name in record::names(&self.dir("layers"))? {
-            if let Ok(id) = name.parse() {
-                out.extend(self.layer_by_id(&id)?);
-            }
-        }
-        Ok(out)
+        record::each(&record::names(&self.dir("layers"))?, |name| match name.parse() {
+            Ok(id) => self.layer_by_id(&id),
+            Err(_) => Ok(None),
+        })
     }
 
     /// Looks a fix-up up.

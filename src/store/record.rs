@@ -389,6 +389,39 @@ pub(super) fn sync_dir(dir: &Path) -> Result<()> {
 }
 
 /// Lists the names in a directory of the store, sorted; a directory that is not there is empty.
+/// Below this many records another thread costs more than it saves.
+const WORTH_A_THREAD: usize = 256;
+/// Readers at once; more of them only wait for each other in the file system.
+const MAX_READERS: usize = 4;
+
+/// Looks up many records by name, on threads of its own where there are many, in the order of the names.
+///
+/// # Errors
+/// The first error in that order.
+pub(super) fn each<T: Send>(names: &[String], get: impl Fn(&str) -> Result<Option<T>> + Sync) -> Result<Vec<T>> {
+    let read = |names: &[String]| names.iter().filter_map(|name| get(name).transpose()).collect::<Result<Vec<T>>>();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let readers = (names.len() / WORTH_A_THREAD).min(processors).min(MAX_READERS);
+    if readers < 2 {
+        return read(names);
+    }
+    let (own, others) = names.split_at(names.len().div_ceil(readers));
+    std::thread::scope(|scope| {
+        let read = &read;
+        let spawn = |names| std::thread::Builder::new().spawn_scoped(scope, move || read(names)).map_err(|_| names);
+        let parts: Vec<_> = others.chunks(own.len()).map(spawn).collect();
+        let mut out = read(own)?;
+        for part in parts {
+            out.extend(match part {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+                // No thread was to be had.
+                Err(names) => read(names)?,
+            });
+        }
+        Ok(out)
+    })
+}
+
 pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -405,4 +438,27 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     }
     out.sort_unstable();
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_records_come_in_the_order_of_their_names_and_the_first_error_is_the_error() {
+        for count in [0, 1, WORTH_A_THREAD, 5 * WORTH_A_THREAD + 3] {
+            let names: Vec<String> = (0..count).map(|n| format!("{n:05}")).collect();
+            let even = each(&names, |name| Ok(name.ends_with(['0', '2', '4', '6', '8']).then(|| name.to_owned())));
+            let expected: Vec<&String> = names.iter().step_by(2).collect();
+            assert_eq!(even.unwrap().iter().collect::<Vec<_>>(), expected);
+            let failed = each::<()>(&names, |name| match name.parse::<usize>().unwrap() {
+                n if n + 2 >= count => Err(Error::new(ErrorKind::Malformed, name)),
+                _ => Ok(None),
+            });
+            match count.checked_sub(2) {
+                _ if count == 0 => assert!(failed.unwrap().is_empty()),
+                first => assert_eq!(failed.unwrap_err().message(), format!("{:05}", first.unwrap_or(0))),
+            }
+        }
+    }
 }

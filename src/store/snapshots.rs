@@ -167,10 +167,8 @@ impl Store {
     /// `Unsupported` for a record of an unknown version.
     pub fn snapshots(&self) -> Result<Vec<SnapshotRecord>> {
         let dir = self.dir("snapshots");
-        let mut out: Vec<SnapshotRecord> = Vec::new();
-        for name in record::names(&dir)? {
-            out.extend(undamaged(record::read(&dir.join(name)))?);
-        }
+        let mut out: Vec<SnapshotRecord> =
+            record::each(&record::names(&dir)?, |name| undamaged(record::read(&dir.join(name))))?;
         out.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
         Ok(out)
     }

@@ -102,7 +102,8 @@ impl Store {
     /// Compares a published layer with what was recorded when it was unpacked, handing every difference to `found`.
     ///
     /// # Errors
-    /// `Cancelled`; `Integrity` if the layer's own journal is damaged, so that nothing can be said; errors of the disk.
+    /// `Cancelled`; `Integrity` if the layer's own journal is damaged, so that nothing can be said; `Unsupported` for a
+    /// journal of another version; errors of the disk.
     pub fn verify_layer(
         &self,
         layer: &LayerRef,
@@ -112,6 +113,9 @@ impl Store {
     ) -> Result<()> {
         let path = layer.meta_path().join("entries");
         let unusable = |e: Error| {
+            if e.kind() == ErrorKind::Unsupported {
+                return e.with_layer(layer.diff_id());
+            }
             Error::new(ErrorKind::Integrity, format!("the journal of the layer cannot be used: {}", e.message()))
                 .with_layer(layer.diff_id())
                 .with_hint("`unply repair` unpacks the layer again")

@@ -52,6 +52,8 @@ difference anywhere, and this page cannot be written.
 ids. {inside_one} of the images can exist in the first and {inside} in the second; the others hold devices, owners outside the map or
 xattrs of `trusted.` and `security.`. The three ways and the model must agree there too.
 
+**What else was run by hand**, at what size and with which command: random images, mutants of the rules, the tools beside each other: [evidence](evidence.md).
+
 **What a cell says.** *Result* counts the images, the archives (layers as exact bytes, which `tests/archives.rs` brings the same ways and compares with the model), the test functions named after the rule, which `cargo test --workspace` runs too, and the
 entries of tables. For the tools: `same` means unply's result; otherwise what they do instead; `—` that
 nothing is recorded. `[m]` was measured with {tools}

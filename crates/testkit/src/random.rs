@@ -6,11 +6,12 @@ use crate::entry::{EntryKind, EntrySpec, blk, chr, dir, fifo, file, hardlink, op
 use crate::model::{LowerSymlinks, Model, Options, RootEntry};
 use crate::tree::Kind;
 
-/// A xorshift generator.
-struct Rng(u64);
+/// A xorshift generator: one seed gives the same numbers forever.
+pub struct Rng(u64);
 
 impl Rng {
-    fn new(seed: u64) -> Rng {
+    /// Starts at a seed.
+    pub fn new(seed: u64) -> Rng {
         // Spreads neighbouring seeds and never starts at zero.
         Rng(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
@@ -22,7 +23,8 @@ impl Rng {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    /// Returns a number below `n`, which is not 0.
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 

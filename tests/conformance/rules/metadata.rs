@@ -30,24 +30,27 @@ pub fn metadata() -> Vec<Rule> {
             "the later of the two",
         ),
         rule("M11", "A symlink has its own owner and mtime; its target's stay.").same(Source, ALL),
-        rule("M12", "Xattr values are bytes: NUL, newline, `=`, and nothing at all.").ruled(26).same(Source, ALL),
+        rule("M12", "Xattr values are bytes: NUL, newline, `=`, and nothing at all.")
+            .ruled(26)
+            .same(Measured, &[Containerd])
+            .differ(Measured, &[Docker, Podman, Umoci], "empty ones are dropped"),
         rule("M13", "`LIBARCHIVE.xattr.*` is decoded where no `SCHILY.xattr.*` gives that name.")
             .ruled(17)
             .differ(Measured, ALL, "ignored"),
         rule("M14", "Textual ACLs, `SCHILY.fflags` and `RHT.*` are not applied, with a warning.").same(Measured, ALL),
         rule("M15", "`security.selinux` is dropped with a warning; `--selinux keep` keeps it.")
             .ruled(11)
-            .differ(Source, &[Containerd, Docker], "set as it is")
-            .same(Source, &[Podman, Umoci]),
+            .differ(Measured, &[Containerd, Docker], "set as it is")
+            .same(Measured, &[Podman, Umoci]),
         rule("M16", "`security.capability` is kept; of version 3 for another root than 0, or where a user namespace refuses it, dropped with a warning.")
-            .same(Measured, ALL),
+            .says(Measured, ALL, "kept, for another root too"),
         rule("M17", "Other `security.*` is kept; where a user namespace refuses it, dropped with a warning.").says(
             Source,
             &[Podman],
             "was an error (c/s#2078)",
         ),
         rule("M18", "`user.*` on anything but files and directories is dropped with a warning.")
-            .same(Source, &[Containerd, Docker])
+            .same(Measured, &[Containerd, Docker])
             .differ(Measured, &[Podman, Umoci], "error"),
         rule("M19", "An xattr of a namespace that the place lacks: one warning a layer; a place that cannot hold overlayfs's marks is refused.")
             .same(Source, ALL),

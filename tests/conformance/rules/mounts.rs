@@ -86,7 +86,7 @@ pub fn further() -> Vec<Rule> {
         rule("X1", "The parent of a whiteout or opaque marker keeps the metadata it has below."),
         rule("X2", "A layer directory serves every chain: what depends on lower layers stands in a fix-up beside it."),
         rule("X3", "Metadata of a directory that no entry describes comes from the lower layer that shows it, not from a hidden one.")
-            .differ(Source, &[Containerd], "looks below opaque directories"),
+            .differ(Measured, &[Containerd], "looks below opaque directories"),
         rule("X4", "The xattrs of such a directory come along.").says(Source, &[Containerd], "all but `trusted.*`"),
         rule("X5", "What is gone is gone from listings, lookup and open, and its parent can be removed through a mount."),
         rule("X6", "Usage counts a whiteout as no bytes, and all whiteouts of a layer as one inode."),

@@ -31,13 +31,14 @@ pub fn links() -> Vec<Rule> {
         rule("L9", "Mode, owner and times of a link header go to the shared inode, its xattrs are added; not through a symlink.")
             .ruled(7)
             .ruled(23)
-            .same(Measured, LAYERED)
-            .differ(Source, &[Umoci], "ignored"),
+            .says(Measured, LAYERED, "same, but a symlink takes the owner")
+            .differ(Measured, &[Umoci], "ignored"),
         rule("L10", "A size in a link's header means no data; a PAX size other than 0 on a link is refused.")
             .same(Measured, ALL),
         rule("L11", "A hard link to a directory is refused.").same(Measured, ALL),
         rule("L12", "Chains of links are one inode; where the file system allows no more, the file is copied with a warning."),
-        rule("L13", "Devices and pipes can be linked; a target that this layer deletes is missing, and refuses the layer."),
+        rule("L13", "Devices and pipes can be linked; a target that this layer deletes is missing, and refuses the layer.")
+            .differ(Measured, LAYERED, "links to the whiteout: the name is hidden"),
         rule("L14", "A link's target that turns into a symlink leading outside is never followed: there is no second pass by path."),
     ]
 }
@@ -52,10 +53,11 @@ pub fn symlinks() -> Vec<Rule> {
             .says(Source, &[Docker], "same [m]; 29.7.0 broke it")
             .says(Source, &[Podman], "same [m]; 5.8.7 broke it"),
         rule("S4", "A target above the root is clamped at the root, and what is missing on the way is made.")
-            .same(Measured, &[Containerd, Umoci])
+            .says(Measured, &[Containerd, Umoci], "same, but makes nothing before a `..`")
             .differ(Measured, &[Docker, Podman], "error: no such file"),
         rule("S5", "A directory entry replaces a symlink of its name; late metadata never follows a symlink.")
-            .same(Measured, &[Containerd, Umoci])
+            .differ(Measured, &[Containerd], "the late time goes through the symlink")
+            .same(Measured, &[Umoci])
             .differ(Measured, &[Docker, Podman], "refuses duplicate paths"),
         rule("S6", "`lib/x` over a lower symlink `lib -> usr/lib` is `usr/lib/x`, and the symlink stays.")
             .ruled(3)
@@ -89,7 +91,7 @@ pub fn directories() -> Vec<Rule> {
             .ruled(19)
             .says(Measured, &[Containerd], "same, but new ones are dated now")
             .differ(Measured, &[Docker, Podman], "reset to 0755 0:0")
-            .differ(Source, &[Umoci], "0777 through the umask"),
+            .differ(Measured, &[Umoci], "0777 through the umask, dated now"),
         rule("D2", "Missing parents of a directory entry get their metadata as in D1.").says(
             Source,
             &[Docker],
@@ -97,20 +99,21 @@ pub fn directories() -> Vec<Rule> {
         ),
         rule("D3", "A root entry is recorded, not applied: `/` is 0755 0:0. `--root-entry apply` applies the topmost.")
             .ruled(2)
-            .same(Source, &[Containerd, Docker])
+            .says(Measured, &[Containerd, Docker], "same, but dated now")
             .differ(Measured, &[Podman], "`/` is 0555")
-            .differ(Source, &[Umoci], "applies it"),
+            .differ(Measured, &[Umoci], "applies it"),
         rule("D4", "A root entry of any other type refuses the layer; a hard link of the root to itself is skipped.")
             .ruled(2)
-            .differ(Source, &[Containerd], "skipped")
+            .differ(Measured, &[Containerd], "skipped")
             .differ(Measured, &[Docker, Podman], "skipped, or error: busy")
-            .same(Source, &[Umoci]),
+            .says(Measured, &[Umoci], "same, but refuses that link too"),
         rule("D5", "A directory over a directory keeps the content and takes all metadata, xattrs replaced.")
-            .says(Source, &[Containerd], "old xattrs stay when flat")
-            .same(Source, &[Umoci]),
+            .differ(Measured, &[Containerd], "old xattrs stay, flat or of a duplicate")
+            .same(Measured, &[Umoci]),
         rule("D6", "Of duplicate entries the last one wins, with a warning; `--strict` refuses them.")
             .ruled(6)
-            .same(Measured, &[Containerd, Umoci])
+            .says(Measured, &[Containerd], "same, but a lower directory may come back")
+            .same(Measured, &[Umoci])
             .differ(Measured, &[Docker, Podman], "refuses duplicate paths"),
         rule("D7", "A directory's mtime is the archive's, whatever was put into it afterwards.").same(Measured, ALL),
         rule("D8", "A directory gets its mode after its children: one without permissions is no obstacle.")

@@ -49,7 +49,7 @@ pub fn whiteouts() -> Vec<Rule> {
         rule("W12", "Only the exact bytes `.wh..wh..opq` are an opaque marker.").same(Measured, ALL),
         rule("W13", "AUFS's names at the root make nothing; a hard link into `.wh..wh.plnk` gets the file kept there.")
             .ruled(32)
-            .differ(Measured, LAYERED, "extracts `.wh..wh.plnk/`"),
+            .differ(Measured, ALL, "extracts `.wh..wh.plnk/`"),
         rule("W14", "A whiteout counts by its name, whatever its type and data; other than an empty file: a warning.")
             .same(Measured, ALL),
         rule("W15", "An entry below a `.wh.` name is skipped with a warning; `--strict` refuses it.")
@@ -92,7 +92,7 @@ pub fn overlay() -> Vec<Rule> {
     vec![
         rule("O1", "`trusted.overlay.*` of an archive is dropped with a warning: it would steer overlayfs.")
             .ruled(9)
-            .same(Source, &[Containerd])
+            .says(Measured, &[Containerd], "drops every `trusted.*`")
             .differ(Measured, &[Docker, Podman], "applied: hides, aliases, breaks files")
             .differ(Source, &[Umoci], "kept, escaped (Linux 6.7)"),
         rule("O2", "`user.overlay.*` is ordinary data, but dropped with a warning where the mount would read it.")
@@ -100,6 +100,7 @@ pub fn overlay() -> Vec<Rule> {
             .differ(Measured, ALL, "always applied, live under `userxattr`"),
         rule("O3", "Redirects and metacopy marks are not followed: mounts state `redirect_dir=nofollow,metacopy=off`."),
         rule("O4", "An opaque marker below a file that this layer made replaces the file by a directory.")
+            .differ(Measured, &[Docker, Podman], "the file stays")
             .same(Source, &[Umoci]),
         rule("O5", "Any type replaces any other over any number of layers, and only the topmost is seen.")
             .same(Measured, LAYERED),

@@ -26,6 +26,9 @@ pub enum Errno {
     Loop,
     Perm,
     TooLong,
+    Invalid,
+    TooBig,
+    Range,
 }
 
 impl Errno {
@@ -38,6 +41,9 @@ impl Errno {
             Errno::Loop => "too many",
             Errno::Perm => "operation not permitted",
             Errno::TooLong => "file name too long",
+            Errno::Invalid => "invalid argument",
+            Errno::TooBig => "argument list too long",
+            Errno::Range => "numerical result out of range",
         }
     }
 }

@@ -46,8 +46,11 @@ impl Tool {
             Tool::Umoci => umoci::imitate(layers, &mut notes),
         };
         // As trees are described.
-        let outcome = outcome.map(|tree| tree.without_xattrs(testkit::describe::overlay_xattr));
-        let blind = if matches!(self, Tool::Podman | Tool::Docker) { redirected(layers) } else { Vec::new() };
+        let outcome = outcome.map(|tree| tree.without_xattrs(is_mark));
+        let mut blind = with_acls(layers);
+        if matches!(self, Tool::Podman | Tool::Docker) {
+            blind.extend(redirected(layers));
+        }
         Imitation { outcome, notes, blind }
     }
 
@@ -113,6 +116,20 @@ fn note(notes: &mut Vec<Note>, rule: &'static str, path: &[u8]) {
     if !notes.contains(&note) {
         notes.push(note);
     }
+}
+
+/// Tells whether an xattr is a mark of the overlays that these tools mount; `user.overlay.*` is data to them.
+pub fn is_mark(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.")
+}
+
+/// Finds where ACLs of the archive change modes, and give ACLs to what is made below them (D11).
+fn with_acls(layers: &[Vec<EntrySpec>]) -> Vec<Note> {
+    let mut blind = Vec::new();
+    for entry in layers.iter().flatten().filter(|entry| entry.xattrs.iter().any(|(name, _)| is_acl(name))) {
+        note(&mut blind, "D11", &crate::disk::clean(&entry.path));
+    }
+    blind
 }
 
 /// Finds what xattrs of the archive would make overlayfs do, beyond opaque directories.
@@ -195,17 +212,48 @@ enum Xattr {
     Set,
     Unsupported,
     NotPermitted,
+    /// What no tool goes on after, and the rule under which the rule book refuses it too.
+    Never(&'static str, Errno),
 }
+
+const CAPABILITY: &[u8] = b"security.capability";
 
 fn set_xattr(disk: &mut Disk, ino: Ino, name: &[u8], value: &[u8]) -> Xattr {
     let node = disk.node_mut(ino);
+    // The top byte of the first word is the version, the last word of version 3 the namespace's root.
+    let version = (value.get(3).copied(), value.len());
+    let mut value = value.to_vec();
     match () {
-        () if name.starts_with(b"user.") && !matches!(node.kind, Kind::File { .. } | Kind::Dir) => Xattr::NotPermitted,
-        () if name.starts_with(b"system.") => Xattr::Unsupported,
-        () => {
-            node.xattrs.insert(name.to_vec(), value.to_vec());
-            Xattr::Set
+        () if name.len() > 255 => return Xattr::Never("M21", Errno::Range),
+        () if value.len() > 65_536 => return Xattr::Never("M21", Errno::TooBig),
+        () if name == CAPABILITY && !matches!(version, (Some(2), 20) | (Some(3), 24)) => {
+            return Xattr::Never("M16", Errno::Invalid);
         }
+        () if name.starts_with(b"user.") && !matches!(node.kind, Kind::File { .. } | Kind::Dir) => {
+            return Xattr::NotPermitted;
+        }
+        () if name.starts_with(b"system.") && !is_acl(name) => return Xattr::Unsupported,
+        () => {}
+    }
+    if name == CAPABILITY && version == (Some(3), 24) && value.ends_with(&[0; 4]) {
+        // To a reader whose root this is, the kernel shows version 2.
+        value.truncate(20);
+        value[3] = 2;
+    }
+    node.xattrs.insert(name.to_vec(), value);
+    Xattr::Set
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
+}
+
+/// Notes what xattrs do that all these tools set and the rules do not.
+fn note_xattr(notes: &mut Vec<Note>, name: &[u8], value: &[u8], path: &[u8]) {
+    match name {
+        b"security.selinux" => note(notes, "M15", path),
+        CAPABILITY if value.len() == 24 => note(notes, "M16", path),
+        _ => {}
     }
 }
 

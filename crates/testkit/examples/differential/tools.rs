@@ -270,7 +270,8 @@ pub fn version(tool: Tool) -> Result<String, String> {
 }
 
 fn look(path: &Path) -> Shown {
-    describe(path, &DescribeOptions::default()).map_err(|e| format!("describe: {e}"))
+    let options = DescribeOptions { ignore_xattr: Box::new(crate::imitate::is_mark), ..DescribeOptions::default() };
+    describe(path, &options).map_err(|e| format!("describe: {e}"))
 }
 
 fn run(command: &mut Command) -> Result<String, String> {

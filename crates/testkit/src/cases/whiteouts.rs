@@ -1,7 +1,7 @@
 //! Section W: whiteouts.
 
 use super::{Case, Want, case, d, f, l, nothing, refused};
-use crate::entry::{chr, dir, fifo, file, hardlink, symlink, whiteout};
+use crate::entry::{chr, dir, fifo, file, hardlink, opaque, symlink, whiteout};
 use crate::tree::Kind;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -360,6 +360,29 @@ pub(super) fn cases() -> Vec<Case> {
                 vec![whiteout("b", "y"), whiteout("a", "s")],
             ],
             vec![("a", d()), ("b", l("a/s")), ("t", d()), ("t/y", f("kept"))],
+        ),
+        case(
+            "r24_shallow_names_are_hidden_before_deep_ones_whatever_their_bytes",
+            &["R-24"],
+            vec![
+                vec![symlink("z", "t"), symlink("a/b", "../z"), dir("t/"), file("t/x", "kept")],
+                vec![whiteout("a/b", "x"), whiteout("", "z")],
+            ],
+            vec![("a", d()), ("a/b", l("../z")), ("t", d()), ("t/x", f("kept"))],
+        ),
+        case(
+            "r24_what_an_opaque_directory_hides_counts_as_one_deeper",
+            &["R-24"],
+            vec![
+                vec![symlink("a", "l/s"), symlink("l/s", "../t"), dir("t/"), file("t/x", "kept")],
+                vec![opaque("a"), whiteout("", "l")],
+            ],
+            vec![("a", l("l/s")), ("t", d()), ("t/x", f("kept"))],
+        ),
+        refused(
+            "w13_links_into_plnk_find_only_what_was_kept_there",
+            &["W13", "R-32"],
+            vec![vec![file(".wh..wh.orph/x", "data"), hardlink("a", ".wh..wh.plnk/x")]],
         ),
         case(
             "w21_real_device_is_hidden_and_made_again",

@@ -240,8 +240,9 @@ impl<'a> Apply<'a> {
                 continue;
             }
             match set_xattr(&mut self.disk, ino, name, value) {
-                Xattr::Set if name == b"security.selinux" => note(self.notes, "M15", path),
-                Xattr::Set | Xattr::Unsupported => {}
+                Xattr::Set => note_xattr(self.notes, name, value, path),
+                Xattr::Unsupported => {}
+                Xattr::Never(rule, errno) => return Err(refused(rule, path, errno)),
                 // Debian's has the correction of later versions.
                 Xattr::NotPermitted => {}
             }

@@ -237,6 +237,7 @@ impl Apply<'_> {
         }
         for (name, value) in &entry.xattrs {
             if name == b"security.selinux" && self.flavour == Flavour::Podman {
+                note_xattr(self.notes, name, value, path);
                 continue;
             }
             if value.is_empty() {
@@ -248,8 +249,9 @@ impl Apply<'_> {
                 note(self.notes, "O1", path);
             }
             match set_xattr(&mut self.disk, ino, name, value) {
-                Xattr::Set if name == b"security.selinux" => note(self.notes, "M15", path),
-                Xattr::Set | Xattr::Unsupported => {}
+                Xattr::Set => note_xattr(self.notes, name, value, path),
+                Xattr::Unsupported => {}
+                Xattr::Never(rule, errno) => return Err(refused(rule, path, errno)),
                 Xattr::NotPermitted if self.flavour == Flavour::Docker => {}
                 Xattr::NotPermitted => return Err(refused("M18", path, Errno::Perm)),
             }

@@ -109,6 +109,8 @@ impl Apply<'_> {
         node.mtime = entry.mtime;
         for (name, value) in &entry.xattrs {
             if name == b"security.selinux" || name == b"system.nfs4_acl" {
+                // With `--selinux keep` the rules keep the label.
+                note_xattr(self.notes, name, value, path);
                 continue;
             }
             if value.is_empty() {
@@ -119,8 +121,11 @@ impl Apply<'_> {
             if name.starts_with(b"trusted.overlay.") {
                 note(self.notes, "O1", path);
             }
-            if let Xattr::NotPermitted = set_xattr(&mut self.disk, ino, name, value) {
-                return Err(refused("M18", path, Errno::Perm));
+            match set_xattr(&mut self.disk, ino, name, value) {
+                Xattr::Set => note_xattr(self.notes, name, value, path),
+                Xattr::Unsupported => {}
+                Xattr::NotPermitted => return Err(refused("M18", path, Errno::Perm)),
+                Xattr::Never(rule, errno) => return Err(refused(rule, path, errno)),
             }
         }
         Ok(())

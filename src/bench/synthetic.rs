@@ -9,9 +9,11 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
+use super::layout::{Blob, Layout};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::image::{Platform, Reference, Selector};
+use crate::stream::Codec;
 
 /// What an image is made of; each is bound by another stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,23 +46,17 @@ impl Shape {
 /// # Errors
 /// Those of writing files.
 pub fn synthesise(shape: Shape, dir: &Path) -> Result<Reference> {
-    let made = Layout { dir }.make(shape);
+    let made = Layout::new(dir).and_then(|layout| Made { layout }.make(shape));
     made.map_err(|e| Error::io(format!("write a synthetic image to {}", dir.display()), e))?;
     Ok(Reference::OciDir { dir: dir.to_path_buf(), selector: Selector::None })
 }
 
-struct Layout<'a> {
-    dir: &'a Path,
+struct Made<'a> {
+    layout: Layout<'a>,
 }
 
-struct Blob {
-    digest: Digest,
-    size: u64,
-}
-
-impl Layout<'_> {
+impl Made<'_> {
     fn make(&self, shape: Shape) -> io::Result<()> {
-        fs::create_dir_all(self.dir.join("blobs/sha256"))?;
         let layers = match shape {
             Shape::Distro => vec![self.layer(distro_bottom)?, self.layer(distro_top)?],
             Shape::SmallFiles => vec![self.layer(small_files)?],
@@ -68,35 +64,17 @@ impl Layout<'_> {
         };
         let platform = Platform::host();
         let diff_ids: Vec<String> = layers.iter().map(|(_, diff_id)| diff_id.to_string()).collect();
-        let config = self.document(&json!({
+        let config = json!({
             "architecture": platform.architecture, "os": platform.os,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
-        }))?;
-        let describe = |media_type: &str, blob: &Blob| {
-            let media_type = format!("application/vnd.oci.image.{media_type}");
-            json!({ "mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.size })
-        };
-        let manifest = self.document(&json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": describe("config.v1+json", &config),
-            "layers": layers.iter().map(|(blob, _)| describe("layer.v1.tar+gzip", blob)).collect::<Vec<_>>(),
-        }))?;
-        let index = json!({ "schemaVersion": 2, "manifests": [describe("manifest.v1+json", &manifest)] });
-        fs::write(self.dir.join("index.json"), index.to_string())?;
-        fs::write(self.dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
-    }
-
-    fn document(&self, document: &serde_json::Value) -> io::Result<Blob> {
-        let bytes = document.to_string().into_bytes();
-        let digest = Digest::of(Algorithm::Sha256, &bytes);
-        fs::write(self.dir.join("blobs/sha256").join(digest.hex()), &bytes)?;
-        Ok(Blob { digest, size: bytes.len() as u64 })
+        });
+        let blobs: Vec<Blob> = layers.into_iter().map(|(blob, _)| blob).collect();
+        self.layout.finish(config.to_string().as_bytes(), &blobs).map(drop)
     }
 
     /// Writes one gzip layer; returns its blob and its diff_id.
     fn layer(&self, content: impl Fn(&mut Layer<'_>) -> io::Result<()>) -> io::Result<(Blob, Digest)> {
-        let path = self.dir.join("blobs/sha256/unfinished");
+        let path = self.layout.dir.join("unfinished");
         let mut blob = Hashing::new(BufWriter::new(fs::File::create(&path)?));
         let mut plain = Hashing::new(GzEncoder::new(&mut blob, Compression::new(6)));
         {
@@ -108,8 +86,8 @@ impl Layout<'_> {
         gzip.finish()?;
         let (mut file, digest, size) = blob.finish();
         file.flush()?;
-        fs::rename(path, self.dir.join("blobs/sha256").join(digest.hex()))?;
-        Ok((Blob { digest, size }, diff_id))
+        fs::rename(path, self.layout.blob(&digest))?;
+        Ok((Blob { digest, size, codec: Codec::Gzip }, diff_id))
     }
 }
 

@@ -1,7 +1,7 @@
 //! System calls that the wrappers lack, helpers on descriptors, and questions to the kernel.
 //!
 //! Owns: calls by descriptor that neither `nix` nor `rustix` carries (`setxattrat` and its family, `fchmodat2`),
-//! xattrs of nodes that cannot be opened, starting a command in another root, copying between descriptors, what the calling process is allowed to do,
+//! xattrs of nodes that cannot be opened, starting a command in another root, what a child used, copying between descriptors, what the calling process is allowed to do,
 //! what a file system can store, and an error that carries a call with its arguments.
 //! Refuses to know: policy, archives, overlayfs, the store.
 //!
@@ -9,6 +9,7 @@
 //! cached between calls, so a kernel feature is asked for each time and a missing one costs one failed call; no
 //! function follows a symlink in the last component of a name. `unsafe` stands in `raw` and nowhere else in the crate.
 
+mod child;
 mod copy;
 mod error;
 mod fd;
@@ -17,6 +18,7 @@ mod probe;
 mod raw;
 mod xattr;
 
+pub use child::{Ended, end_of, ended_within};
 pub use copy::{CopyMethod, reflink_or_copy};
 pub use error::SysError;
 pub use fd::{

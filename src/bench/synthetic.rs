@@ -21,9 +21,9 @@ pub enum Shape {
     /// Two layers like a distribution: directories, symlinks, hard links, files of all sizes; the second replaces and
     /// deletes some of the first.
     Distro,
-    /// One layer of 20,000 files of up to 2 KiB: bound by file creation.
+    /// One layer like a `node_modules`: 19,200 files, half of them below 600 bytes: bound by file creation.
     SmallFiles,
-    /// One layer of four files of 48 MiB: bound by decompression.
+    /// One layer of four libraries of 25 to 50 MB: bound by decompression.
     BigFiles,
 }
 
@@ -135,6 +135,15 @@ impl Layer<'_> {
         self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// Returns one of the sizes, or something between it and the next.
+    fn size(&mut self, sizes: &[u64]) -> u64 {
+        let word = self.word();
+        let at = usize::try_from(word % sizes.len().max(1) as u64).unwrap_or(0);
+        let low = sizes.get(at).copied().unwrap_or(0);
+        let high = sizes.get(at + 1).copied().unwrap_or(low);
+        low + (word >> 32) % high.saturating_sub(low).max(1) / 2
+    }
+
     fn header(kind: EntryType, mode: u32, size: u64) -> Header {
         let mut header = Header::new_ustar();
         header.set_entry_type(kind);
@@ -201,25 +210,40 @@ impl Content {
     }
 }
 
+/// Sizes of files in bytes: the middles of sixteen equal parts of the files of real layers, smallest first. The first is
+/// a Debian base layer, the second an application's `node_modules`.
+const DISTRO_SIZES: [u64; 16] =
+    [94, 323, 553, 676, 864, 1194, 1584, 2004, 2548, 3571, 5394, 9116, 16_358, 22_776, 44_016, 123_192];
+const MODULE_SIZES: [u64; 16] = [48, 48, 66, 122, 197, 319, 404, 513, 603, 704, 838, 1056, 1389, 1949, 3866, 17_938];
+
+/// Sizes in bytes of large libraries as language images have them.
+const LIBRARY_SIZES: [u64; 4] = [25_409_073, 31_642_640, 39_976_976, 50_060_337];
+
 fn distro_bottom(layer: &mut Layer<'_>) -> io::Result<()> {
     for path in ["usr", "usr/bin", "usr/lib", "usr/share", "etc", "var"] {
         layer.dir(&format!("{path}/"))?;
     }
     layer.link(EntryType::Symlink, "bin", "usr/bin")?;
     layer.link(EntryType::Symlink, "lib", "usr/lib")?;
-    for package in 0..300 {
+    for package in 0..400 {
         let dir = format!("usr/share/package-{package}");
         layer.dir(&format!("{dir}/"))?;
-        for n in 0..12 {
-            let size = layer.word() % 6_000;
+        for n in 0..14 {
+            let size = layer.size(&DISTRO_SIZES);
             layer.file(&format!("{dir}/file-{n}"), size)?;
         }
-        let size = 20_000 + layer.word() % 200_000;
+        let size = layer.size(&DISTRO_SIZES);
         layer.file(&format!("usr/bin/program-{package}"), size)?;
-        layer.link(EntryType::Link, &format!("usr/bin/alias-{package}"), &format!("usr/bin/program-{package}"))?;
+        if package % 100 == 0 {
+            layer.link(EntryType::Link, &format!("usr/bin/alias-{package}"), &format!("usr/bin/program-{package}"))?;
+        }
         layer.link(EntryType::Symlink, &format!("usr/lib/lib-{package}.so"), &format!("lib-{package}.so.1"))?;
-        let size = layer.word() % 60_000;
+        let size = layer.size(&DISTRO_SIZES);
         layer.file(&format!("usr/lib/lib-{package}.so.1"), size)?;
+    }
+    // What lies above the last of sixteen parts is most of the bytes.
+    for (n, size) in [4_472_989, 3_832_160, 3_808_560].into_iter().enumerate() {
+        layer.file(&format!("usr/lib/large-{n}.so"), size)?;
     }
     Ok(())
 }
@@ -240,19 +264,21 @@ fn distro_top(layer: &mut Layer<'_>) -> io::Result<()> {
 }
 
 fn small_files(layer: &mut Layer<'_>) -> io::Result<()> {
-    for dir in 0..400 {
-        layer.dir(&format!("node_modules/module-{dir}/"))?;
-        for n in 0..50 {
-            let size = layer.word() % 2_048;
-            layer.file(&format!("node_modules/module-{dir}/file-{n}.js"), size)?;
+    for dir in 0..1600 {
+        layer.dir(&format!("app/node_modules/module-{dir}/"))?;
+        layer.dir(&format!("app/node_modules/module-{dir}/dist/"))?;
+        for n in 0..12 {
+            let size = layer.size(&MODULE_SIZES);
+            let below = if n % 3 == 0 { "" } else { "dist/" };
+            layer.file(&format!("app/node_modules/module-{dir}/{below}file-{n}.js"), size)?;
         }
     }
     Ok(())
 }
 
 fn big_files(layer: &mut Layer<'_>) -> io::Result<()> {
-    for n in 0..4 {
-        layer.file(&format!("library-{n}.so"), 48 << 20)?;
+    for (n, size) in LIBRARY_SIZES.into_iter().enumerate() {
+        layer.file(&format!("library-{n}.so"), size)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Other programs, run to their end and measured.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::io::{Read, Seek as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ pub struct Used {
     pub wall_seconds: f64,
     /// Processor time of all of them, with the children that they waited for, in seconds.
     pub cpu_seconds: f64,
-    /// Most memory resident at once in one process, in bytes.
+    /// Most memory resident at once in one process, in bytes: looked at every 10 ms, or what the kernel counted where that
+    /// is above what this process had; of one that was too short to be looked at at most this.
     pub peak_rss_bytes: u64,
 }
 
@@ -32,8 +33,13 @@ impl Used {
     }
 }
 
-/// How often a wait looks whether it was cancelled.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a wait looks how much memory is resident, and whether it was cancelled.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Returns the most memory a running process had resident at once, in bytes; 0 where it has ended.
+fn resident(pid: u32) -> u64 {
+    super::high_water(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+}
 
 /// Children that are killed and reaped unless they were waited for.
 struct Running(Vec<Child>);
@@ -71,21 +77,24 @@ pub(super) fn pipeline(commands: Vec<Command>, cancel: &CancelToken) -> Result<U
         running.0.push(child);
         names.push(name);
     }
-    let mut used = Used::default();
-    let mut failed = None;
+    let (mut used, mut failed) = (Used::default(), None);
+    let (mut peak, own) = (0, resident(std::process::id()));
     running.0.reverse();
     for name in &names {
         let Some(child) = running.0.last() else { break };
         while !sys::ended_within(child, LOOK)? {
+            for child in &running.0 {
+                peak = peak.max(resident(child.id()));
+            }
             cancel.check()?;
         }
         let Some(child) = running.0.pop() else { break };
         let ended = sys::end_of(child)?;
-        used = used.and(Used {
-            cpu_seconds: ended.cpu.as_secs_f64(),
-            peak_rss_bytes: ended.peak_rss_bytes,
-            ..Used::default()
-        });
+        // What the kernel counts for a child begins with the memory of whoever started it: only above that it is its own.
+        if ended.peak_rss_bytes > own {
+            peak = peak.max(ended.peak_rss_bytes);
+        }
+        used = used.and(Used { cpu_seconds: ended.cpu.as_secs_f64(), ..Used::default() });
         // The first of a pipe ends by SIGPIPE where a later one failed: the later one says why.
         if !ended.status.success() {
             failed = Some(format!("{name}: {}", ended.status));
@@ -94,18 +103,25 @@ pub(super) fn pipeline(commands: Vec<Command>, cancel: &CancelToken) -> Result<U
     // The keyboard's Ctrl-C ends them too.
     cancel.check()?;
     match failed {
-        None => Ok(used),
-        Some(what) => Err(Error::new(ErrorKind::Other, format!("{what}: {}", tail(said)))),
+        None => Ok(Used { peak_rss_bytes: if peak > 0 { peak } else { own }, ..used }),
+        Some(what) => Err(Error::new(ErrorKind::Other, format!("{what}: {}", gist(said)))),
     }
 }
 
-fn tail(mut said: File) -> String {
+/// Returns the first and the last line of what programs said: the first tells what began it, the last what came of it.
+fn gist(mut said: File) -> String {
     let mut text = Vec::new();
-    // Only the last words are of interest, and without them the status says it.
+    // Without their words the status has to say it.
+    let _ = said.rewind();
+    let _ = Read::by_ref(&mut said).take(4096).read_to_end(&mut text);
+    let lines = text.split(|b| *b == b'\n');
+    let first = last_line(lines.filter(|line| !line.is_empty()).next().unwrap_or_default());
     let length = said.metadata().map_or(0, |m| m.len());
     let _ = said.seek(std::io::SeekFrom::Start(length.saturating_sub(4096)));
+    text.clear();
     let _ = said.read_to_end(&mut text);
-    last_line(&text)
+    let last = last_line(&text);
+    if first == last { last } else { format!("{first}; {last}") }
 }
 
 /// A program that runs beside others until it is dropped.

@@ -9,9 +9,11 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
+use super::layout::{Blob, Layout};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::image::{Platform, Reference, Selector};
+use crate::stream::Codec;
 
 /// What an image is made of; each is bound by another stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +21,9 @@ pub enum Shape {
     /// Two layers like a distribution: directories, symlinks, hard links, files of all sizes; the second replaces and
     /// deletes some of the first.
     Distro,
-    /// One layer of 20,000 files of up to 2 KiB: bound by file creation.
+    /// One layer like a `node_modules`: 19,200 files, half of them below 600 bytes: bound by file creation.
     SmallFiles,
-    /// One layer of four files of 48 MiB: bound by decompression.
+    /// One layer of four libraries of 25 to 50 MB: bound by decompression.
     BigFiles,
 }
 
@@ -44,23 +46,17 @@ impl Shape {
 /// # Errors
 /// Those of writing files.
 pub fn synthesise(shape: Shape, dir: &Path) -> Result<Reference> {
-    let made = Layout { dir }.make(shape);
+    let made = Layout::new(dir).and_then(|layout| Made { layout }.make(shape));
     made.map_err(|e| Error::io(format!("write a synthetic image to {}", dir.display()), e))?;
     Ok(Reference::OciDir { dir: dir.to_path_buf(), selector: Selector::None })
 }
 
-struct Layout<'a> {
-    dir: &'a Path,
+struct Made<'a> {
+    layout: Layout<'a>,
 }
 
-struct Blob {
-    digest: Digest,
-    size: u64,
-}
-
-impl Layout<'_> {
+impl Made<'_> {
     fn make(&self, shape: Shape) -> io::Result<()> {
-        fs::create_dir_all(self.dir.join("blobs/sha256"))?;
         let layers = match shape {
             Shape::Distro => vec![self.layer(distro_bottom)?, self.layer(distro_top)?],
             Shape::SmallFiles => vec![self.layer(small_files)?],
@@ -68,35 +64,17 @@ impl Layout<'_> {
         };
         let platform = Platform::host();
         let diff_ids: Vec<String> = layers.iter().map(|(_, diff_id)| diff_id.to_string()).collect();
-        let config = self.document(&json!({
+        let config = json!({
             "architecture": platform.architecture, "os": platform.os,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
-        }))?;
-        let describe = |media_type: &str, blob: &Blob| {
-            let media_type = format!("application/vnd.oci.image.{media_type}");
-            json!({ "mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.size })
-        };
-        let manifest = self.document(&json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": describe("config.v1+json", &config),
-            "layers": layers.iter().map(|(blob, _)| describe("layer.v1.tar+gzip", blob)).collect::<Vec<_>>(),
-        }))?;
-        let index = json!({ "schemaVersion": 2, "manifests": [describe("manifest.v1+json", &manifest)] });
-        fs::write(self.dir.join("index.json"), index.to_string())?;
-        fs::write(self.dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
-    }
-
-    fn document(&self, document: &serde_json::Value) -> io::Result<Blob> {
-        let bytes = document.to_string().into_bytes();
-        let digest = Digest::of(Algorithm::Sha256, &bytes);
-        fs::write(self.dir.join("blobs/sha256").join(digest.hex()), &bytes)?;
-        Ok(Blob { digest, size: bytes.len() as u64 })
+        });
+        let blobs: Vec<Blob> = layers.into_iter().map(|(blob, _)| blob).collect();
+        self.layout.finish(config.to_string().as_bytes(), &blobs).map(drop)
     }
 
     /// Writes one gzip layer; returns its blob and its diff_id.
     fn layer(&self, content: impl Fn(&mut Layer<'_>) -> io::Result<()>) -> io::Result<(Blob, Digest)> {
-        let path = self.dir.join("blobs/sha256/unfinished");
+        let path = self.layout.dir.join("unfinished");
         let mut blob = Hashing::new(BufWriter::new(fs::File::create(&path)?));
         let mut plain = Hashing::new(GzEncoder::new(&mut blob, Compression::new(6)));
         {
@@ -108,8 +86,8 @@ impl Layout<'_> {
         gzip.finish()?;
         let (mut file, digest, size) = blob.finish();
         file.flush()?;
-        fs::rename(path, self.dir.join("blobs/sha256").join(digest.hex()))?;
-        Ok((Blob { digest, size }, diff_id))
+        fs::rename(path, self.layout.blob(&digest))?;
+        Ok((Blob { digest, size, codec: Codec::Gzip }, diff_id))
     }
 }
 
@@ -155,6 +133,15 @@ impl Layer<'_> {
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
         self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Returns one of the sizes, or something between it and the next.
+    fn size(&mut self, sizes: &[u64]) -> u64 {
+        let word = self.word();
+        let at = usize::try_from(word % sizes.len().max(1) as u64).unwrap_or(0);
+        let low = sizes.get(at).copied().unwrap_or(0);
+        let high = sizes.get(at + 1).copied().unwrap_or(low);
+        low + (word >> 32) % high.saturating_sub(low).max(1) / 2
     }
 
     fn header(kind: EntryType, mode: u32, size: u64) -> Header {
@@ -223,25 +210,40 @@ impl Content {
     }
 }
 
+/// Sizes of files in bytes: the middles of sixteen equal parts of the files of real layers, smallest first. The first is
+/// a Debian base layer, the second an application's `node_modules`.
+const DISTRO_SIZES: [u64; 16] =
+    [94, 323, 553, 676, 864, 1194, 1584, 2004, 2548, 3571, 5394, 9116, 16_358, 22_776, 44_016, 123_192];
+const MODULE_SIZES: [u64; 16] = [48, 48, 66, 122, 197, 319, 404, 513, 603, 704, 838, 1056, 1389, 1949, 3866, 17_938];
+
+/// Sizes in bytes of large libraries as language images have them.
+const LIBRARY_SIZES: [u64; 4] = [25_409_073, 31_642_640, 39_976_976, 50_060_337];
+
 fn distro_bottom(layer: &mut Layer<'_>) -> io::Result<()> {
     for path in ["usr", "usr/bin", "usr/lib", "usr/share", "etc", "var"] {
         layer.dir(&format!("{path}/"))?;
     }
     layer.link(EntryType::Symlink, "bin", "usr/bin")?;
     layer.link(EntryType::Symlink, "lib", "usr/lib")?;
-    for package in 0..300 {
+    for package in 0..400 {
         let dir = format!("usr/share/package-{package}");
         layer.dir(&format!("{dir}/"))?;
-        for n in 0..12 {
-            let size = layer.word() % 6_000;
+        for n in 0..14 {
+            let size = layer.size(&DISTRO_SIZES);
             layer.file(&format!("{dir}/file-{n}"), size)?;
         }
-        let size = 20_000 + layer.word() % 200_000;
+        let size = layer.size(&DISTRO_SIZES);
         layer.file(&format!("usr/bin/program-{package}"), size)?;
-        layer.link(EntryType::Link, &format!("usr/bin/alias-{package}"), &format!("usr/bin/program-{package}"))?;
+        if package % 100 == 0 {
+            layer.link(EntryType::Link, &format!("usr/bin/alias-{package}"), &format!("usr/bin/program-{package}"))?;
+        }
         layer.link(EntryType::Symlink, &format!("usr/lib/lib-{package}.so"), &format!("lib-{package}.so.1"))?;
-        let size = layer.word() % 60_000;
+        let size = layer.size(&DISTRO_SIZES);
         layer.file(&format!("usr/lib/lib-{package}.so.1"), size)?;
+    }
+    // What lies above the last of sixteen parts is most of the bytes.
+    for (n, size) in [4_472_989, 3_832_160, 3_808_560].into_iter().enumerate() {
+        layer.file(&format!("usr/lib/large-{n}.so"), size)?;
     }
     Ok(())
 }
@@ -262,19 +264,21 @@ fn distro_top(layer: &mut Layer<'_>) -> io::Result<()> {
 }
 
 fn small_files(layer: &mut Layer<'_>) -> io::Result<()> {
-    for dir in 0..400 {
-        layer.dir(&format!("node_modules/module-{dir}/"))?;
-        for n in 0..50 {
-            let size = layer.word() % 2_048;
-            layer.file(&format!("node_modules/module-{dir}/file-{n}.js"), size)?;
+    for dir in 0..1600 {
+        layer.dir(&format!("app/node_modules/module-{dir}/"))?;
+        layer.dir(&format!("app/node_modules/module-{dir}/dist/"))?;
+        for n in 0..12 {
+            let size = layer.size(&MODULE_SIZES);
+            let below = if n % 3 == 0 { "" } else { "dist/" };
+            layer.file(&format!("app/node_modules/module-{dir}/{below}file-{n}.js"), size)?;
         }
     }
     Ok(())
 }
 
 fn big_files(layer: &mut Layer<'_>) -> io::Result<()> {
-    for n in 0..4 {
-        layer.file(&format!("library-{n}.so"), 48 << 20)?;
+    for (n, size) in LIBRARY_SIZES.into_iter().enumerate() {
+        layer.file(&format!("library-{n}.so"), size)?;
     }
     Ok(())
 }

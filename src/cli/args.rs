@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::bench::Tool;
 use crate::image::Platform;
 use crate::lint::{Code, Severity};
 use crate::policy::{Limit, Limits, LowerSymlinks, RootEntry, Selinux, TreeOptions, Unit};
@@ -293,13 +294,23 @@ pub struct BenchArgs {
     /// What to unpack.
     #[arg(value_name = "IMAGE", value_parser = image)]
     pub images: Vec<String>,
-    /// Runs of each image; the median is reported.
+    /// Runs of each image, and pairs beside each other tool; medians are reported.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
-    /// Where the empty store of each run stands: on a tmpfs of its own, or in a fresh directory of $TMPDIR
+    /// Measure each stage alone, too: the floor, the efficiency, and what to do about it
+    #[arg(long)]
+    pub stages: bool,
+    /// Run other tools in turns with ours and compare the trees: igzip-tar, bsdtar, umoci, skopeo, containerd,
+    /// oci-image[=DRIVER]
+    #[arg(long = "vs", value_name = "TOOL", value_delimiter = ',', value_parser = tool)]
+    pub versus: Vec<Tool>,
+    /// Where each run writes: to a fresh tmpfs, a fresh ext4 with a journal in RAM, or a fresh directory of $TMPDIR
     /// [default: tmpfs where it can be mounted]
     #[arg(long, value_enum)]
     pub fs: Option<BenchFs>,
+    /// Write a page with tables and a timeline, too; measures the stages
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
 }
 
 /// Where a bench writes.
@@ -307,6 +318,8 @@ pub struct BenchArgs {
 pub enum BenchFs {
     /// A fresh tmpfs.
     Tmpfs,
+    /// A fresh ext4 with a journal, on a loop device whose file is in RAM.
+    Ext4,
     /// A fresh directory below `$TMPDIR`.
     Here,
 }
@@ -465,6 +478,10 @@ impl Cli {
 
 fn image(text: &str) -> Result<String, String> {
     Ok(text.strip_prefix(MARK).unwrap_or(text).to_owned())
+}
+
+fn tool(text: &str) -> Result<Tool, String> {
+    text.parse()
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

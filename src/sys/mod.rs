@@ -1,8 +1,9 @@
 //! System calls that the wrappers lack, helpers on descriptors, and questions to the kernel.
 //!
 //! Owns: calls by descriptor that neither `nix` nor `rustix` carries (`setxattrat` and its family, `fchmodat2`),
-//! xattrs of nodes that cannot be opened, starting a command in another root, copying between descriptors, what the calling process is allowed to do,
-//! what a file system can store, SHA-256 in the lanes of vector registers, and an error that carries a call with its arguments.
+//! xattrs of nodes that cannot be opened, starting a command in another root, what a child used, copying between
+//! descriptors, what the calling process is allowed to do, what a file system can store, SHA-256 in the lanes of vector
+//! registers, and an error that carries a call with its arguments.
 //! Refuses to know: policy, archives, overlayfs, the store.
 //!
 //! Invariants: nothing here changes process state (no working directory, umask, signals, environment); nothing is
@@ -10,6 +11,7 @@
 //! function follows a symlink in the last component of a name. `unsafe` stands in `raw`, once in `sha256`, and nowhere else
 //! in the crate.
 
+mod child;
 mod copy;
 mod error;
 mod fd;
@@ -19,6 +21,7 @@ mod raw;
 pub(crate) mod sha256;
 mod xattr;
 
+pub use child::{Ended, end_of, ended_within};
 pub use copy::{CopyMethod, reflink_or_copy};
 pub use error::SysError;
 pub use fd::{

@@ -141,3 +141,18 @@ pub(super) fn enter_root(command: &mut Command, root: OwnedFd, soft_files: Optio
     // returns are plain numbers.
     unsafe { command.pre_exec(prepare) };
 }
+
+/// `wait4(pid, 0)`: how a child ended, and what it and the children that it waited for used.
+pub(super) fn wait4(pid: libc::pid_t) -> io::Result<(libc::c_int, libc::rusage)> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are to writable memory of the right size that outlives the call.
+        let result = unsafe { libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()) };
+        match check(result.into()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // SAFETY: every bit pattern is a valid `rusage`, which holds integers only; it began as zeros.
+            other => return other.map(|_| (status, unsafe { usage.assume_init() })),
+        }
+    }
+}

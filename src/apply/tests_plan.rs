@@ -2,7 +2,7 @@
 
 use testkit::{EntrySpec, chr, dir, fifo, file, hardlink, symlink};
 
-use super::{Action, LiteralPath, Node, PlanOptions, check_depth, check_implied, plan};
+use super::{Action, LiteralPath, PlanOptions, check_depth, check_implied, plan};
 use crate::error::{Error, ErrorKind};
 use crate::policy::{Limits, Selinux, TreeOptions, XattrFlavour};
 use crate::tar::{Parser, Step};
@@ -28,10 +28,12 @@ fn planned(spec: &EntrySpec) -> Result<Action, Error> {
     planned_with(spec, &options()).0
 }
 
-/// What is made, with the xattrs that are kept.
-fn made(spec: &EntrySpec, options: &PlanOptions) -> (Node, Vec<(Vec<u8>, Vec<u8>)>, Vec<&'static str>) {
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The xattrs of what is made, and the codes of the warnings.
+fn made(spec: &EntrySpec, options: &PlanOptions) -> (Xattrs, Vec<&'static str>) {
     match planned_with(spec, options) {
-        (Ok(Action::Make { node, meta, .. }), warnings) => (node, meta.xattrs, warnings),
+        (Ok(Action::Make { meta, .. }), warnings) => (meta.xattrs, warnings),
         other => panic!("{other:?}"),
     }
 }
@@ -137,26 +139,26 @@ fn m18_xattrs_are_kept_or_dropped_with_their_reason() {
     let labels = PlanOptions { tree: TreeOptions { selinux: Selinux::Keep, ..TreeOptions::default() }, ..options() };
     let default = options();
     for (name, spec, options, dropped) in [
-        ("user.k", file("f", ""), &default, vec![]),
-        ("user.k", dir("d/"), &default, vec![]),
-        ("user.k", hardlink("h", "f"), &default, vec![]),
-        ("user.k", symlink("s", "f"), &default, vec!["user-xattr"]),
-        ("user.k", fifo("p"), &default, vec!["user-xattr"]),
-        ("user.k", chr("c", 1, 3), &default, vec!["user-xattr"]),
-        ("trusted.k", symlink("s", "f"), &default, vec![]),
-        ("trusted.overlay.opaque", dir("d/"), &default, vec!["overlay-xattr"]),
-        ("trusted.overlay.opaque", dir("d/"), &user, vec!["overlay-xattr"]),
-        ("user.overlay.opaque", dir("d/"), &default, vec![]),
-        ("user.overlay.opaque", dir("d/"), &user, vec!["overlay-xattr"]),
-        ("user.k", file("f", ""), &user, vec![]),
-        ("security.selinux", file("f", ""), &default, vec!["selinux-label"]),
-        ("security.selinux", file("f", ""), &labels, vec![]),
-        ("security.ima", file("f", ""), &labels, vec![]),
-        ("security.ima", file("f", ""), &default, vec![]),
-        ("system.nfs4_acl", file("f", ""), &default, vec!["nfs4-acl"]),
-        ("system.posix_acl_access", file("f", ""), &default, vec![]),
+        ("user.k", file("f", ""), &default, &[][..]),
+        ("user.k", dir("d/"), &default, &[][..]),
+        ("user.k", hardlink("h", "f"), &default, &[][..]),
+        ("user.k", symlink("s", "f"), &default, &["user-xattr"]),
+        ("user.k", fifo("p"), &default, &["user-xattr"]),
+        ("user.k", chr("c", 1, 3), &default, &["user-xattr"]),
+        ("trusted.k", symlink("s", "f"), &default, &[][..]),
+        ("trusted.overlay.opaque", dir("d/"), &default, &["overlay-xattr"]),
+        ("trusted.overlay.opaque", dir("d/"), &user, &["overlay-xattr"]),
+        ("user.overlay.opaque", dir("d/"), &default, &[][..]),
+        ("user.overlay.opaque", dir("d/"), &user, &["overlay-xattr"]),
+        ("user.k", file("f", ""), &user, &[][..]),
+        ("security.selinux", file("f", ""), &default, &["selinux-label"]),
+        ("security.selinux", file("f", ""), &labels, &[][..]),
+        ("security.ima", file("f", ""), &labels, &[][..]),
+        ("security.ima", file("f", ""), &default, &[][..]),
+        ("system.nfs4_acl", file("f", ""), &default, &["nfs4-acl"]),
+        ("system.posix_acl_access", file("f", ""), &default, &[][..]),
     ] {
-        let (_, xattrs, warnings) = made(&spec.xattr(name, "v"), options);
+        let (xattrs, warnings) = made(&spec.xattr(name, "v"), options);
         assert_eq!(warnings, dropped, "{name}");
         assert_eq!(xattrs.len(), usize::from(dropped.is_empty()), "{name}");
     }
@@ -165,21 +167,21 @@ fn m18_xattrs_are_kept_or_dropped_with_their_reason() {
 #[test]
 fn m16_capabilities_are_of_a_known_form_and_hold_everywhere() {
     let capability = |version: u8, root: &[u8]| {
-        let mut value = vec![7; 20];
+        let mut value = [7; 20];
         value[3] = version;
         [&value[..], root].concat()
     };
     let with = |value: &[u8]| file("f", "").xattr("security.capability", value);
     let second = capability(2, b"");
     for value in [second.clone(), capability(3, &[0; 4])] {
-        let (_, xattrs, warnings) = made(&with(&value), &options());
+        let (xattrs, warnings) = made(&with(&value), &options());
         assert_eq!(xattrs, [(b"security.capability".to_vec(), second.clone())]);
         assert!(warnings.is_empty());
     }
-    let (_, xattrs, warnings) = made(&with(&capability(3, &[0, 0, 1, 0])), &options());
+    let (xattrs, warnings) = made(&with(&capability(3, &[0, 0, 1, 0])), &options());
     assert!(xattrs.is_empty());
     assert_eq!(warnings, ["foreign-capability"]);
-    for value in [capability(2, &[0; 4]), capability(3, b""), capability(1, b""), capability(4, &[0; 4]), vec![]] {
+    for value in [capability(2, &[0; 4]), capability(3, b""), capability(1, b""), capability(4, &[0; 4]), Vec::new()] {
         assert_eq!(planned(&with(&value)).unwrap_err().kind(), ErrorKind::Malformed, "{value:?}");
     }
 }

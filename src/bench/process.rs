@@ -114,8 +114,8 @@ fn gist(mut said: File) -> String {
     // Without their words the status has to say it.
     let _ = said.rewind();
     let _ = Read::by_ref(&mut said).take(4096).read_to_end(&mut text);
-    let lines = text.split(|b| *b == b'\n');
-    let first = last_line(lines.filter(|line| !line.is_empty()).next().unwrap_or_default());
+    let mut lines = text.split(|b| *b == b'\n');
+    let first = last_line(lines.find(|line| !line.is_empty()).unwrap_or_default());
     let length = said.metadata().map_or(0, |m| m.len());
     let _ = said.seek(std::io::SeekFrom::Start(length.saturating_sub(4096)));
     text.clear();

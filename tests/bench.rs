@@ -219,6 +219,30 @@ fn other_tools_run_in_turns_and_their_trees_are_compared() {
 }
 
 #[test]
+fn a_tool_that_cannot_unpack_the_image_is_kept_with_what_it_said() {
+    let place = Place::new();
+    let script = place.path("broken");
+    std::fs::write(&script, "#!/bin/sh\necho 'no such <codec>' >&2\necho 'gave up' >&2\nexit 9\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let vs = format!("oci-image={}", script.display());
+    let doc = place.json(&["oci:image:t", "--fs", "here", "--runs", "2", "--vs", &vs]);
+    let rival = &doc["images"][0]["versus"][0];
+    let failed = rival["failed"].as_str().unwrap();
+    assert!(failed.contains("exit status: 9: no such <codec>; gave up"), "{failed}");
+    assert_eq!((&rival["trees"], rival["pairs"].as_array().unwrap().len()), (&Value::Null, 0));
+}
+
+#[test]
+fn a_compressed_archive_is_measured_as_a_whole_but_not_by_stages() {
+    let place = Place::new();
+    let tar = ["-czf", "image.tar.gz", "-C", "image", "."];
+    assert!(Command::new("tar").args(tar).current_dir(place.0.path()).status().unwrap().success());
+    let doc = place.json(&["oci-archive:image.tar.gz", "--fs", "here", "--runs", "1"]);
+    assert_eq!(doc["images"][0]["entries"], 9);
+    place.run(&["oci-archive:image.tar.gz", "--fs", "here", "--runs", "1", "--stages"], 6);
+}
+
+#[test]
 fn unknown_tools_are_usage_and_missing_ones_not_found() {
     let place = Place::new();
     place.run(&["oci:image:t", "--vs", "rsync"], 2);

@@ -149,19 +149,16 @@ pub fn run(reference: &Reference, options: &BenchOptions, note: &dyn Fn(&str)) -
     for tool in options.versus.iter().flat_map(|versus| &versus.tools) {
         tool.find()?;
     }
-    let image = warm_up(reference, options)?;
-    let wanted = options.stages || options.versus.is_some();
-    let image = match image {
-        Warm::Image(image) => Some(image),
-        Warm::Stream(_) if wanted => {
-            let text = "the layers of a compressed archive can only be read in turn: no stage can be measured alone";
-            return Err(Error::new(ErrorKind::Unsupported, text)
-                .with_image(reference)
-                .with_hint("decompress the archive, or make a layout of it: skopeo copy … oci:DIR:TAG"));
+    let (image, bytes) = warm_up(reference, options)?;
+    let Some(image) = image else {
+        if !options.stages && options.versus.is_none() {
+            return plain(reference, options, room_of(bytes.saturating_mul(16), 1 << 20));
         }
-        Warm::Stream(bytes) => return plain(reference, options, room_of(bytes.saturating_mul(16), 1 << 20)),
+        let text = "the layers of a compressed archive can only be read in turn: no stage can be measured alone";
+        return Err(Error::new(ErrorKind::Unsupported, text)
+            .with_image(reference)
+            .with_hint("decompress the archive, or make a layout of it: skopeo copy … oci:DIR:TAG"));
     };
-    let Some(image) = image else { return Err(Error::new(ErrorKind::Other, "no image")) };
     let room = match options.place {
         Place::Ext4 => {
             let (bytes, entries) = stages::survey(&image, &options.unpack.limits, &options.unpack.cancel)?;
@@ -203,32 +200,25 @@ fn room_of(tar_bytes: u64, entries: u64) -> Room {
     Room { bytes, inodes: entries.saturating_mul(2).saturating_add(1 << 16) }
 }
 
-/// An image whose blobs are in the page cache.
-enum Warm {
-    Image(Image),
-    /// Only once, in order; so many bytes.
-    Stream(u64),
-}
-
-/// Reads every blob once.
-fn warm_up(reference: &Reference, options: &BenchOptions) -> Result<Warm> {
-    let skip = |blob: &mut dyn io::Read| {
-        io::copy(blob, &mut io::sink()).map_err(|e| from_io("read the image", e).with_image(reference))
+/// Reads every blob once, so that it is in the page cache; returns how many bytes they are, and the image unless it is one
+/// whose layers can only be read in turn.
+fn warm_up(reference: &Reference, options: &BenchOptions) -> Result<(Option<Image>, u64)> {
+    let mut bytes = 0;
+    let mut skip = |blob: &mut dyn io::Read| {
+        let read = io::copy(blob, &mut io::sink()).map_err(|e| from_io("read the image", e).with_image(reference))?;
+        bytes += read;
+        options.unpack.cancel.check()
     };
-    match image::open(reference, &options.unpack.open_options())? {
+    let image = match image::open(reference, &options.unpack.open_options())? {
         Source::Image(image) => {
             for index in 0..image.layers.len() {
-                options.unpack.cancel.check()?;
                 skip(&mut image.open_layer(index)?)?;
             }
-            Ok(Warm::Image(image))
+            Some(image)
         }
-        Source::Stream(stream) => {
-            let mut bytes = 0;
-            stream.read(|member| skip(member).map(|n| bytes += n))?;
-            Ok(Warm::Stream(bytes))
-        }
-    }
+        Source::Stream(stream) => stream.read(|member| skip(member)).map(|_| None)?,
+    };
+    Ok((image, bytes))
 }
 
 fn one(reference: &Reference, options: &BenchOptions, room: Room, trace: &Trace) -> Result<Run> {

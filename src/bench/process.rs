@@ -68,7 +68,8 @@ pub(super) fn pipeline(commands: Vec<Command>, cancel: &CancelToken) -> Result<U
     let mut input = Stdio::null();
     for (at, mut command) in commands.into_iter().enumerate() {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.env("LC_ALL", "C").stdin(std::mem::replace(&mut input, Stdio::null())).stderr(copy(&said)?);
+        // English messages, and names in UTF-8: bsdtar wants to convert those of PAX headers.
+        command.env("LC_ALL", "C.UTF-8").stdin(std::mem::replace(&mut input, Stdio::null())).stderr(copy(&said)?);
         command.stdout(if at == last { Stdio::null() } else { Stdio::piped() });
         let mut child = command.spawn().map_err(|e| Error::io(format!("start {name}"), e))?;
         if let Some(output) = child.stdout.take() {
@@ -114,8 +115,8 @@ fn gist(mut said: File) -> String {
     // Without their words the status has to say it.
     let _ = said.rewind();
     let _ = Read::by_ref(&mut said).take(4096).read_to_end(&mut text);
-    let lines = text.split(|b| *b == b'\n');
-    let first = last_line(lines.filter(|line| !line.is_empty()).next().unwrap_or_default());
+    let mut lines = text.split(|b| *b == b'\n');
+    let first = last_line(lines.find(|line| !line.is_empty()).unwrap_or_default());
     let length = said.metadata().map_or(0, |m| m.len());
     let _ = said.seek(std::io::SeekFrom::Start(length.saturating_sub(4096)));
     text.clear();

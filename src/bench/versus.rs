@@ -64,7 +64,9 @@ impl Tool {
             Tool::Umoci => "nothing: verifies both digests",
             Tool::Skopeo => "makes no tree and does not decompress: copies blobs and verifies their digests",
             Tool::Containerd => "blobs are verified at import, which is not timed; verifies diff_ids",
-            Tool::OciImage(_) => "does not verify layer digests; drops xattrs; verifies diff_ids",
+            Tool::OciImage(_) => {
+                "does not verify layer digests; drops xattrs; makes devices and pipes empty files; verifies diff_ids"
+            }
         }
     }
 

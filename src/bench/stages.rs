@@ -144,6 +144,9 @@ impl Floor {
 /// Bytes of an archive that are compressed again to learn about zstd.
 const SAMPLE: u64 = 32 << 20;
 
+/// What is set aside for them; pages that are not written to cost nothing.
+const SAMPLE_ROOM: usize = 40 << 20;
+
 /// Measures the stages of layer `index`, one after another; files are made in the empty directory `dir`.
 pub(super) fn measure(
     image: &Image,
@@ -191,10 +194,13 @@ pub(super) fn measure(
     // Pieces from the whole archive, so that one kind of file does not stand for all.
     let stride = tar_bytes.div_ceil(SAMPLE).max(1);
     let (mut hash_tar, mut hasher) = (Stopwatch::default(), Hasher::new(Algorithm::Sha256));
-    let (mut sample, mut number) = (Vec::new(), 0u64);
+    // So large that the allocator gives it back to the kernel afterwards: the peaks of later runs are not to show it.
+    let mut sample = Vec::with_capacity(SAMPLE_ROOM);
+    let mut number = 0u64;
     decode(image.open_layer(index)?, limits, &mut Stopwatch::default(), &mut |piece| {
         hash_tar.time(|| hasher.update(piece));
-        if sampled && codec == Codec::Gzip && number.is_multiple_of(stride) {
+        let fits = sample.len() + piece.len() <= SAMPLE_ROOM;
+        if sampled && fits && codec == Codec::Gzip && number.is_multiple_of(stride) {
             sample.extend_from_slice(piece);
         }
         number += 1;

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -584,4 +585,72 @@ fn p09_a_group_is_published_by_one_syncfs_and_a_snapshot_by_two_fsyncs() {
     for read in [&["images"][..], &["layers"], &["snapshots"], &["gc", "--dry-run"], &["snapshot", "mounts", "b"]] {
         assert_eq!(syncs(&place, read), Some((0, 0)), "{read:?}");
     }
+}
+
+/// Fix-ups of one chain are a group too; each stands on those below, which have no name yet.
+#[test]
+fn p09_the_fixups_of_a_chain_are_published_together() {
+    let place = Place::new();
+    let linked = |count: usize| {
+        let links = (0..count).map(|n| match n {
+            0 => testkit::layer(&[dir("d/"), file("d/0", "the file"), file("base", count.to_string().as_str())]),
+            // A link to what the fix-up below placed.
+            n => testkit::layer(&[dir("d/"), testkit::hardlink(format!("d/{n}"), format!("d/{}", n - 1))]),
+        });
+        let spec = ImageSpec::new(links.collect::<Vec<_>>()).tag("t");
+        OciLayout::new(place.path(&count.to_string())).unwrap().add(&spec).unwrap();
+    };
+    linked(5);
+    linked(36);
+    let Some((_, filesystem)) = syncs(&place, &["pull", "oci:5:t"]) else { return };
+    assert_eq!(filesystem, 2, "layers, fix-ups");
+    assert_eq!(syncs(&place, &["pull", "oci:36:t"]).unwrap().1, 3, "layers, the first 32 fix-ups, the other three");
+    let files = "m=$($unply mount oci:36:t --read-only); cat $m/d/35; ls $m/d | wc -l; $unply umount $m";
+    let shown = place.script(files);
+    assert!(shown.contains("the file") && shown.contains("36"), "{shown}");
+    place.ok(&["verify", "--all", "--deep"]);
+}
+
+/// A kill between the making of a snapshot and its mounting leaves one that nobody knows the key of.
+#[test]
+fn p15_what_a_killed_mount_left_is_collected_and_nothing_else() {
+    use unply::store::EPHEMERAL;
+    let place = Place::new();
+    place.image("two", &["a", "b"]);
+    place.ok(&["pull", "oci:two:t"]);
+    let label = format!("--label={EPHEMERAL}=yes");
+    for key in ["left", "written"] {
+        place.ok(&["snapshot", "prepare", key, "--image", "oci:two:t", &label]);
+    }
+    place.ok(&["snapshot", "prepare", "named", "--image", "oci:two:t"]);
+    place.ok(&["snapshot", "view", "seen", "--image", "oci:two:t", &label]);
+    place.script("m=$(\"$unply\" mount --snapshot written); echo > $m/new");
+    let keys = || {
+        let list = place.json(&["snapshots"]);
+        let keys = list["snapshots"].as_array().unwrap().iter().map(|s| s["key"].as_str().unwrap().to_owned());
+        keys.collect::<BTreeSet<_>>()
+    };
+    let known = BTreeSet::from(["left", "written", "named", "seen"].map(str::to_owned));
+    assert_eq!(keys(), known);
+    // What is mounted stays, here and in another namespace.
+    place.script(
+        "a=$(\"$unply\" mount oci:two:t); b=$(\"$unply\" mount --read-only oci:two:t)
+         unshare -m --propagation private sh -euc '\"$unply\" mount oci:two:t; touch up; exec sleep 1000' >c & other=$!
+         until test -e up; do sleep 0.01; done
+         \"$unply\" gc >freed; test -d $a/d; test -d $b/d; test -d /proc/$other/root$(cat c)/d
+         kill $other; \"$unply\" umount $a; \"$unply\" umount $b",
+    );
+    let left = keys();
+    let kept: BTreeSet<_> = left.intersection(&known).map(String::as_str).collect();
+    // Whose view a mount is does not show in it: one of the same layers keeps them all.
+    assert_eq!(
+        kept,
+        BTreeSet::from(["named", "seen", "written"]),
+        "{}",
+        fs::read_to_string(place.path("freed")).unwrap()
+    );
+    assert_eq!(left.len(), 5, "two writable mounts are gone, their snapshots stay for now: {left:?}");
+    place.ok(&["gc"]);
+    assert_eq!(keys(), BTreeSet::from(["named", "written"].map(str::to_owned)));
+    assert_eq!(place.ok(&["gc"]).lines().count(), 1);
 }

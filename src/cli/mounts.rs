@@ -155,7 +155,7 @@ fn take_snapshot(store: &Store, pulled: &Pulled, args: &MountArgs) -> Result<(Sn
     };
     let Some(key) = &args.snapshot else {
         loop {
-            match make(&random_key()) {
+            match pulled.chain.ephemeral_snapshot(&random_key(), args.read_only) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 other => return other.map(|snapshot| (snapshot, true)),
             }

@@ -35,13 +35,11 @@ pub struct OverlayProbe {
 /// or removed.
 pub fn probe_overlay(dir: &Path, flavour: XattrFlavour) -> Result<OverlayProbe, Error> {
     let dir = std::fs::canonicalize(dir).map_err(|e| Error::io(format!("resolve {}", dir.display()), e))?;
-    let temp = tempfile::Builder::new()
-        .prefix(".unply-probe-")
-        .tempdir_in(&dir)
-        .map_err(|e| Error::io(format!("make a temporary directory in {}", dir.display()), e))?;
-    let probe = Probe { root: temp.path(), flavour, backend: Backend::detect()? };
-    let answer = probe.run();
-    temp.close().map_err(|e| Error::io(format!("remove a temporary directory in {}", dir.display()), e))?;
+    let backend = Backend::detect()?;
+    let place = sys::ProbeDir::make(sys::open_dir(&dir)?)?;
+    let root = dir.join(&place.name);
+    let answer = Probe { root: &root, flavour, backend }.run();
+    std::fs::remove_dir_all(&root).map_err(|e| Error::io(format!("remove {}", root.display()), e))?;
     answer
 }
 

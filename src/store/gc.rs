@@ -103,7 +103,15 @@ impl Store {
                 None => report.leftovers.push(dir),
             }
         }
-        let snapshots = self.snapshots_strictly()?;
+        let mut snapshots = self.snapshots_strictly()?;
+        let abandoned = self.abandoned(&snapshots)?;
+        snapshots.retain(|record| {
+            let gone = abandoned.contains(&record.dir);
+            if gone {
+                report.leftovers.push(self.snapshot_path(&record.key));
+            }
+            !gone
+        });
         for record in &snapshots {
             roots.dirs.insert(record.dir);
             for lower in &record.lowers {

@@ -76,7 +76,7 @@ pub use record::{
     Durable, FixupKey, FixupRecord, Flavour, Form, Image, ImageLayer, ImageRecord, LayerOptions, LayerRecord, Lower,
     Platform, SnapshotKind, SnapshotRecord, Time, Usage,
 };
-pub use snapshots::{Base, NewSnapshot, SnapshotLock};
+pub use snapshots::{Base, EPHEMERAL, NewSnapshot, SnapshotLock};
 pub use staging::{SealedLayer, Staging};
 pub use usage::{ImageUsage, LayerUsage, StoreUsage, User};
 pub use verify::{Damage, DamageKind, Depth};

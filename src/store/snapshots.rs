@@ -25,6 +25,7 @@ use crate::apply::facts::RootMeta;
 use crate::digest::ImageId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail::fail_point;
+use crate::mount::overlays_anywhere_using;
 use crate::policy::XattrFlavour;
 use crate::sys;
 
@@ -59,6 +60,10 @@ pub struct NewSnapshot {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Label of a snapshot that was made for one mount and that nobody gave a key: once it is mounted nowhere, and nothing was
+/// written into it, collection takes it away. A kill between its making and its mounting leaves one.
+pub const EPHEMERAL: &str = "unply.ephemeral";
+
 /// The exclusive right to mount, change or remove a snapshot's directories (N8); it ends with its owner.
 #[derive(Debug)]
 pub struct SnapshotLock {
@@ -83,15 +88,21 @@ impl SnapshotRecord {
 
     /// Returns the paths of the lower directories, topmost first.
     pub fn lower_paths(&self, store: &Store) -> Vec<PathBuf> {
-        let path = |lower: &Lower| match lower {
-            Lower::Layer(id) | Lower::Fixup(id) => store.object("l", id),
-            Lower::Snapshot(dir) => store.object("s", dir).join("fs"),
-        };
-        self.lowers.iter().map(path).collect()
+        self.lowers.iter().map(|lower| lower.path(store)).collect()
     }
 
     fn dir_path(&self, store: &Store) -> PathBuf {
         store.object("s", &self.dir)
+    }
+}
+
+impl Lower {
+    /// Returns the directory to stack.
+    pub fn path(&self, store: &Store) -> PathBuf {
+        match self {
+            Lower::Layer(id) | Lower::Fixup(id) => store.object("l", id),
+            Lower::Snapshot(dir) => store.object("s", dir).join("fs"),
+        }
     }
 }
 
@@ -181,6 +192,20 @@ impl Store {
         let locks = self.locks()?;
         locks.key(What::Snapshot, Some(&Id::of_snapshot(key)), Mode::Exclusive, cancel)?;
         let record = self.ready_snapshot(key)?;
+        Ok((SnapshotLock { _locks: locks }, record))
+    }
+
+    /// As [`Store::create_snapshot`], and takes the right of [`Store::lock_snapshot`] before anybody can see it.
+    ///
+    /// # Errors
+    /// As both.
+    pub fn create_locked_snapshot(&self, new: NewSnapshot) -> Result<(SnapshotLock, SnapshotRecord)> {
+        let locks = self.locks()?;
+        if !locks.try_key_briefly(What::Snapshot, Some(&Id::of_snapshot(&new.key)), Mode::Exclusive)? {
+            return Err(taken(&new.key));
+        }
+        let key = self.create_snapshot(new)?.key;
+        let record = self.ready_snapshot(&key)?;
         Ok((SnapshotLock { _locks: locks }, record))
     }
 
@@ -389,6 +414,33 @@ impl Store {
             .filter(|r| r.kind != SnapshotKind::Committed && committed.contains(&r.dir))
             .map(|r| self.snapshot_path(&r.key))
             .collect()
+    }
+
+    /// Returns the snapshots that were made for a mount that is gone, or never came, and hold nothing. The caller has the
+    /// exclusive gate.
+    pub(super) fn abandoned(&self, records: &[SnapshotRecord]) -> Result<HashSet<Id>> {
+        let ephemeral = |r: &&SnapshotRecord| r.kind != SnapshotKind::Committed && r.labels.contains_key(EPHEMERAL);
+        let mut out = HashSet::new();
+        for record in records.iter().filter(ephemeral) {
+            let upper = record.upper_path(self);
+            let empty = match fs::read_dir(&upper) {
+                Ok(mut names) => names.next().is_none(),
+                Err(e) => e.kind() == io::ErrorKind::NotFound,
+            };
+            // Whoever is about to mount it has the lock.
+            if !empty || !self.locks()?.try_key(What::Snapshot, Some(&Id::of_snapshot(&record.key)), Mode::Exclusive)? {
+                continue;
+            }
+            let shown = match (record.kind, record.lowers.first()) {
+                (SnapshotKind::View, Some(top)) => top.path(self),
+                (SnapshotKind::View, None) => self.root().to_path_buf(),
+                _ => upper,
+            };
+            if overlays_anywhere_using(&shown)?.is_empty() {
+                out.insert(record.dir);
+            }
+        }
+        Ok(out)
     }
 }
 

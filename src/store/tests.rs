@@ -246,7 +246,15 @@ fn p15_a_kill_while_the_place_is_probed_does_not_spoil_it() {
     let tmp = scratch();
     let root = tmp.path().join("store");
     fs::create_dir_all(root.join(".unply-probe-1-0/dir")).unwrap();
+    fs::create_dir_all(root.join(".unply-probe-2-0/dir")).unwrap();
+    let living = fs::File::open(root.join(".unply-probe-2-0")).unwrap();
+    rustix::fs::flock(&living, rustix::fs::FlockOperation::LockExclusive).unwrap();
     no_problems(&Store::open(&root, flavour(), true).unwrap());
+    assert!(!root.join(".unply-probe-1-0").exists(), "what a kill left stays");
+    assert!(root.join(".unply-probe-2-0/dir").exists(), "somebody looks at this place now");
+    drop(living);
+    no_problems(&Store::open(&root, flavour(), true).unwrap());
+    assert!(!root.join(".unply-probe-2-0").exists());
 }
 
 #[test]

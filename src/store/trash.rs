@@ -12,6 +12,7 @@ use super::{Id, LOCK, Store, TEMPORARY, io_at};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail::fail_point;
 use crate::root::remove_path;
+use crate::sys::{PROBE, ProbeDir};
 
 /// How long opening a store may spend on deleting what somebody else left. Garbage collection deletes the rest.
 const OPEN_BUDGET: Duration = Duration::from_millis(250);
@@ -116,6 +117,12 @@ impl Store {
         }
         for path in self.released()? {
             self.discard(&path)?;
+        }
+        for name in record::names(self.root())?.iter().filter(|name| name.starts_with(PROBE)) {
+            let path = self.root().join(name);
+            if ProbeDir::is_dead(&path)? {
+                self.discard(&path)?;
+            }
         }
         self.pinned(true)?;
         let s = self.dir("s");

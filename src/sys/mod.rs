@@ -33,7 +33,7 @@ pub use identity::{
 pub use probe::{
     FsType, KernelCalls, StoreProbe, fs_space, fs_type, is_overlayfs, kernel_calls, probe_store, probe_store_at,
 };
-pub(crate) use probe::{PROBE, identity};
+pub(crate) use probe::{PROBE, ProbeDir, identity};
 pub use xattr::{
     get_xattr, get_xattr_fd, list_xattrs, list_xattrs_fd, remove_xattr, remove_xattr_fd, set_xattr, set_xattr_fd,
 };

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::fd::may_lack;
@@ -116,27 +116,71 @@ pub(crate) const PROBE: &str = ".unply-probe-";
 /// As [`probe_store`].
 pub fn probe_store_at(dir: impl AsFd) -> Result<StoreProbe, Error> {
     let dir = dir.as_fd();
-    let mut number = 0u32;
-    let name = loop {
-        let name = format!("{PROBE}{}-{number}", std::process::id());
-        match rustix::fs::mkdirat(dir, &name, Mode::RWXU) {
-            Ok(()) => break name,
-            // Another thread's, or a dead process's.
-            Err(Errno::EXIST) if number < 1000 => number += 1,
-            Err(e) => return Err(SysError::new("mkdirat", e).fd(dir).path(&name).arg("0700").into()),
-        }
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let place = rustix::fs::openat(dir, &name, flags, Mode::empty())
-        .map_err(|e| SysError::new("openat", e).fd(dir).path(&name).arg("O_DIRECTORY|O_NOFOLLOW"))?;
-    let probe = probe_in(&place);
+    let place = ProbeDir::make(dir)?;
+    let probe = probe_in(&place.dir);
     for (name, flags) in PROBES {
         // What is not there was refused; what cannot be removed shows in the removal of the directory.
-        let _ = rustix::fs::unlinkat(&place, name, flags);
+        let _ = rustix::fs::unlinkat(&place.dir, name, flags);
     }
-    rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR).map_err(|e| SysError::new("rmdir", e).fd(dir).path(&name))?;
+    rustix::fs::unlinkat(dir, &place.name, AtFlags::REMOVEDIR)
+        .map_err(|e| SysError::new("rmdir", e).fd(dir).path(&place.name))?;
     probe
 }
+
+/// A directory to try things in. It is locked for as long as its maker lives, so that what a kill left behind can be told
+/// from it; whoever made it removes it.
+pub(crate) struct ProbeDir {
+    pub(crate) name: String,
+    dir: OwnedFd,
+}
+
+impl ProbeDir {
+    /// Makes one in `parent`.
+    ///
+    /// # Errors
+    /// What `mkdirat` and `openat` answer.
+    pub(crate) fn make(parent: impl AsFd) -> Result<ProbeDir, SysError> {
+        let parent = parent.as_fd();
+        let mut number = 0u32;
+        loop {
+            let name = format!("{PROBE}{}-{number}", std::process::id());
+            number += 1;
+            match rustix::fs::mkdirat(parent, &name, Mode::RWXU) {
+                Ok(()) => {}
+                // Another thread's, or a dead process's.
+                Err(Errno::EXIST) if number < 1000 => continue,
+                Err(e) => return Err(SysError::new("mkdirat", e).fd(parent).path(&name).arg("0700")),
+            }
+            match rustix::fs::openat(parent, &name, DIRECTORY, Mode::empty()) {
+                Ok(dir) => {
+                    // Where there are no locks, nobody takes it for dead either.
+                    let _ = rustix::fs::flock(&dir, FlockOperation::LockExclusive);
+                    // Without a lock it may have been taken for a dead process's, and removed.
+                    let there = rustix::fs::openat(parent, &name, DIRECTORY, Mode::empty());
+                    if there.is_ok_and(|there| identity(there).ok() == identity(&dir).ok()) {
+                        return Ok(ProbeDir { name, dir });
+                    }
+                }
+                Err(Errno::NOENT) if number < 1000 => {}
+                Err(e) => return Err(SysError::new("openat", e).fd(parent).path(&name).arg("O_DIRECTORY|O_NOFOLLOW")),
+            }
+        }
+    }
+
+    /// Tells whether the one at `path` was left by a kill.
+    ///
+    /// # Errors
+    /// What `openat` answers, unless that it is gone.
+    pub(crate) fn is_dead(path: &Path) -> Result<bool, SysError> {
+        match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
+            Ok(dir) => Ok(rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok()),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(SysError::new("open", e).path(path).arg("O_DIRECTORY|O_NOFOLLOW")),
+        }
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What a probe makes.
 const PROBES: [(&str, AtFlags); 4] = [

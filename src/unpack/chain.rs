@@ -12,8 +12,8 @@ use crate::mount::{Attached, MountPlan, Upper};
 use crate::policy::{Limits, RootEntry, TreeOptions, WhiteoutForm};
 use crate::root::{Dir, Meta, NodeMeta, Resolver};
 use crate::store::{
-    Base, Durable, FixupKey, FixupRef, Flavour, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot, Pin,
-    SnapshotKind, SnapshotLock, SnapshotRecord, Staging, Store,
+    Base, Durable, EPHEMERAL, FixupKey, FixupRef, Flavour, Id, ImageRecord, LayerOptions, LayerRef, Lower, NewSnapshot,
+    Pin, SnapshotKind, SnapshotLock, SnapshotRecord, Staging, Store,
 };
 use crate::tar::Timestamp;
 
@@ -40,6 +40,9 @@ pub struct Snapshot {
     record: SnapshotRecord,
     _lock: SnapshotLock,
 }
+
+/// Fix-ups that are published together; each has its staging, and so some descriptors, until then.
+const FIXUP_GROUP: usize = 32;
 
 /// One directory of a stack that grows from the bottom.
 #[derive(Clone)]
@@ -115,15 +118,28 @@ impl Chain {
         events: Events<'_>,
     ) -> Result<Chain> {
         let open = |path: &Path| Ok::<_, Error>(resolving(Dir::open(path)?, resolver));
+        // Those that are made are stood on before they have a name: one group, one sync for them all.
+        let mut made = Vec::new();
         let (stack, root, chain_id) = stack_up(&layers, options, &open, &mut |step| match store.fixup(&step.key)? {
-            Some(found) => Ok(found),
+            Some(found) => stacked(&found, &open),
             None => {
                 let (staging, nodes) = compute(store, step, options, limits, &open, events)?;
-                let staging = (nodes > 0).then_some(staging);
-                let mut made = store.publish_fixups(&pin, vec![(step.key, staging)])?;
-                made.pop().ok_or_else(|| Error::new(ErrorKind::Other, "fix-up was not published"))
+                let id = Id::of_fixup(&step.key);
+                let above = (nodes > 0).then(|| Stacked {
+                    lower: Lower::Fixup(id),
+                    path: Lower::Fixup(id).path(store),
+                    dir: resolving(staging.tree().clone(), resolver),
+                });
+                made.push((step.key, above.is_some().then_some(staging)));
+                if made.len() == FIXUP_GROUP {
+                    store.publish_fixups(&pin, std::mem::take(&mut made))?;
+                }
+                Ok(above)
             }
         })?;
+        if !made.is_empty() {
+            store.publish_fixups(&pin, made)?;
+        }
         Ok(Chain {
             store: store.clone(),
             _pin: pin,
@@ -197,9 +213,28 @@ impl Chain {
         self.make_snapshot(key, SnapshotKind::View)
     }
 
+    /// Makes a snapshot for one mount: a view, or a writable one that is forgotten with it unless something is written.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the key is taken.
+    pub fn ephemeral_snapshot(&self, key: &str, read_only: bool) -> Result<Snapshot> {
+        let kind = if read_only { SnapshotKind::View } else { SnapshotKind::Active };
+        self.hold(self.described(key, kind, BTreeMap::from([(EPHEMERAL.to_owned(), "yes".to_owned())])))
+    }
+
     fn make_snapshot(&self, key: &str, kind: SnapshotKind) -> Result<Snapshot> {
-        self.record_snapshot(key, kind, BTreeMap::new())?;
-        Snapshot::open(&self.store, key)
+        self.hold(self.described(key, kind, BTreeMap::new()))
+    }
+
+    fn hold(&self, new: NewSnapshot) -> Result<Snapshot> {
+        let (lock, record) = self.store.create_locked_snapshot(new)?;
+        Ok(Snapshot { store: self.store.clone(), record, _lock: lock })
+    }
+
+    fn described(&self, key: &str, kind: SnapshotKind, labels: BTreeMap<String, String>) -> NewSnapshot {
+        let lowers = self.lowers.iter().map(|(lower, _)| *lower).collect();
+        let base = Base::Image { image_id: self.image_id, lowers };
+        NewSnapshot { key: key.to_owned(), kind, base, root: self.root.clone(), labels }
     }
 
     /// Makes a snapshot under `key` on top of the chain without taking the right to mount it.
@@ -212,14 +247,7 @@ impl Chain {
         kind: SnapshotKind,
         labels: BTreeMap<String, String>,
     ) -> Result<SnapshotRecord> {
-        let lowers = self.lowers.iter().map(|(lower, _)| *lower).collect();
-        self.store.create_snapshot(NewSnapshot {
-            key: key.to_owned(),
-            kind,
-            base: Base::Image { image_id: self.image_id, lowers },
-            root: self.root.clone(),
-            labels,
-        })
+        self.store.create_snapshot(self.described(key, kind, labels))
     }
 }
 
@@ -231,14 +259,20 @@ pub(super) struct Step<'a> {
     root: Option<&'a RootMeta>,
 }
 
-/// Stacks layers, bottom first, asking `fixup` for what stands above one that needs it.
+/// Opens a published fix-up for its place in a stack; `None` where it has nothing to correct.
+fn stacked(fixup: &FixupRef, open: &dyn Fn(&Path) -> Result<Dir>) -> Result<Option<Stacked>> {
+    let Some(path) = fixup.tree_path() else { return Ok(None) };
+    Ok(Some(Stacked { lower: Lower::Fixup(fixup.id()), path: path.to_path_buf(), dir: open(path)? }))
+}
+
+/// Stacks layers, bottom first, asking `fixup` for what stands above one that needs it, if there is anything to correct.
 ///
 /// Returns the directories, bottom first, what a root entry said, and the chain's identity.
 fn stack_up(
     layers: &[LayerRef],
     options: &TreeOptions,
     open: &dyn Fn(&Path) -> Result<Dir>,
-    fixup: &mut dyn FnMut(&Step<'_>) -> Result<FixupRef>,
+    fixup: &mut dyn FnMut(&Step<'_>) -> Result<Option<Stacked>>,
 ) -> Result<(Vec<Stacked>, Option<RootMeta>, ChainId)> {
     let diff_ids: Vec<_> = layers.iter().map(LayerRef::diff_id).collect();
     let chain_ids = ChainId::of_layers(&diff_ids);
@@ -256,16 +290,14 @@ fn stack_up(
         let mut above = None;
         if needs_fixup(facts, stack.is_empty()) || root.is_some() {
             let key = FixupKey { chain_id: *chain_id, options: *options };
-            above = Some(fixup(&Step { key, layer, stack: &stack, root: root.as_ref() })?);
+            above = fixup(&Step { key, layer, stack: &stack, root: root.as_ref() })?;
         }
         let lower = Lower::Layer(layer.id());
         // One directory may not be stacked twice; the topmost occurrence says all that the lower one does.
         stack.retain(|s| s.lower != lower);
         let path = layer.tree_path().to_path_buf();
         stack.push(Stacked { lower, dir: open(&path)?, path });
-        if let Some((id, path)) = above.as_ref().and_then(|f| Some((f.id(), f.tree_path()?.to_path_buf()))) {
-            stack.push(Stacked { lower: Lower::Fixup(id), dir: open(&path)?, path });
-        }
+        stack.extend(above);
     }
     Ok((stack, root, chain_ids.last().copied().unwrap_or_else(ChainId::empty)))
 }
@@ -276,7 +308,7 @@ pub(super) fn each_fixup(
     options: &TreeOptions,
     look: &mut dyn FnMut(&Step<'_>) -> Result<FixupRef>,
 ) -> Result<()> {
-    stack_up(layers, options, &Dir::open, look).map(drop)
+    stack_up(layers, options, &Dir::open, &mut |step| stacked(&look(step)?, &Dir::open)).map(drop)
 }
 
 /// Computes a fix-up into a staging; returns how much there was to correct, too.

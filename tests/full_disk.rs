@@ -152,6 +152,77 @@ fn p15_a_full_ext4_keeps_finished_layers_and_the_same_command_works_with_more_ro
     no_space_midway(&field, &|| std::fs::remove_file(&ballast).unwrap());
 }
 
+/// A loop device over a sparse file, with a file system made by `program`.
+fn loop_disk(field: &Field, program: &str, options: &[&str]) -> Option<Mounted> {
+    let image = field.tmp.path().join("disk");
+    std::fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
+    match Command::new(program).args(options).arg(&image).output() {
+        Ok(made) => assert!(made.status.success(), "{program}: {}", String::from_utf8_lossy(&made.stderr)),
+        Err(e) => {
+            println!("SKIP: {program}: {e}");
+            assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "{program} is needed in CI");
+            return None;
+        }
+    }
+    Some(mount(&["-o", "loop", image.to_str().unwrap()], &field.place()))
+}
+
+#[test]
+fn p15_a_quota_that_is_used_up_is_no_space_too() {
+    if !disks_or_skip("a quota") {
+        return;
+    }
+    let field = Field::new();
+    let Some(_mounted) = loop_disk(&field, "mkfs.btrfs", &["-q"]) else { return };
+    let root = field.root();
+    let btrfs = |args: &[&str]| {
+        let done = Command::new("btrfs").args(args).arg(&root).output().unwrap();
+        assert!(done.status.success(), "btrfs {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    btrfs(&["subvolume", "create"]);
+    let enabled = Command::new("btrfs").args(["quota", "enable"]).arg(field.place()).status().unwrap();
+    assert!(enabled.success());
+    btrfs(&["qgroup", "limit", "4M"]);
+    // What is free on the disk says nothing: the refusal comes from a write.
+    no_space_midway(&field, &|| btrfs(&["qgroup", "limit", "none"]));
+}
+
+/// Most servers have one of these; both copy by sharing blocks, which the fix-up of this image does.
+#[test]
+fn n14_a_store_lives_on_xfs_and_btrfs() {
+    if !disks_or_skip("xfs and btrfs") {
+        return;
+    }
+    let below = vec![dir("d/"), file("d/f", vec![b'f'; 1 << 20]), file("gone", "x")];
+    let link = testkit::hardlink("d/link", "d/f");
+    let above = vec![link, testkit::whiteout("", "gone"), dir("e/").xattr("user.x", b"y")];
+    for (program, options) in [("mkfs.xfs", ["-q", "-f"]), ("mkfs.btrfs", ["-q", "-f"])] {
+        let field = Field::new();
+        let image = field.image("image", &[below.clone(), above.clone()]);
+        let Some(_mounted) = loop_disk(&field, program, &options) else { return };
+        field.run(&["pull", &image]).with(0);
+        field.run(&["verify", "--all", "--deep"]).with(0);
+        let target = field.place().join("target");
+        std::fs::create_dir(&target).unwrap();
+        field.run(&["mount", &image, target.to_str().unwrap()]).with(0);
+        let names = |dir: &Path| {
+            let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|n| n.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&target), ["d", "e"], "{program}");
+        assert_eq!(names(&target.join("d")), ["f", "link"], "{program}");
+        assert_eq!(std::fs::read(target.join("d/link")).unwrap(), vec![b'f'; 1 << 20]);
+        std::fs::write(target.join("d/new"), "x").unwrap();
+        field.run(&["umount", "--rm", target.to_str().unwrap()]).with(0);
+        field.run(&["unpack", &image, field.place().join("flat").to_str().unwrap()]).with(0);
+        assert_eq!(names(&field.place().join("flat/d")), ["f", "link"], "{program}");
+        let probe = unply::sys::probe_store(&field.root()).unwrap();
+        assert!(probe.reflink, "{program}: {probe:?}");
+        assert_eq!(field.rolled_back().check().unwrap(), []);
+    }
+}
+
 #[test]
 fn p15_inodes_that_run_out_are_no_space_too() {
     if !disks_or_skip("inodes that run out") {

@@ -6,13 +6,13 @@
 use std::io::{BufRead as _, BufReader, Read};
 use std::time::{Duration, Instant};
 
-use flate2::{Decompress, FlushDecompress, Status};
 use rustix::time::{ClockId, clock_gettime};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use crate::error::{Error, ErrorKind, Result, from_io};
 use crate::policy::Limits;
 use crate::stream::Codec;
+use crate::stream::Inflate;
 
 /// Bytes of each recycled buffer: as the engine's chunks, they fit a core's cache.
 pub(super) const BUFFER: usize = 256 << 10;
@@ -104,29 +104,26 @@ fn gzip(
     watch: &mut Stopwatch,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut inflate = Decompress::new(false);
+    let mut inflate = Inflate::new();
     // Whatever follows a member and is none is padding.
     while fill(input)?.starts_with(&[0x1f]) {
         gzip_header(input).map_err(|e| from_io("read a gzip header", e))?;
-        inflate.reset(false);
+        inflate.reset();
         loop {
             let piece = fill(input)?;
-            let before = (inflate.total_in(), inflate.total_out());
-            let status = watch
-                .time(|| inflate.decompress(piece, output, FlushDecompress::None))
-                .map_err(|_| broken("a gzip member"))?;
-            let taken = inflate.total_in() - before.0;
-            let made = inflate.total_out() - before.1;
-            let ended = piece.is_empty() && made == 0;
-            input.consume(usize::try_from(taken).unwrap_or(0));
-            sink(usize::try_from(made).ok().and_then(|made| output.get(..made)).unwrap_or_default())?;
-            match status {
-                Status::StreamEnd => break,
-                _ if ended => return Err(broken("a gzip member")),
-                _ => {}
+            let step = watch.time(|| inflate.run(piece, output)).map_err(|_| broken("a gzip member"))?;
+            let stuck = piece.is_empty() && step.produced == 0;
+            input.consume(step.consumed);
+            sink(output.get(..step.produced).unwrap_or_default())?;
+            match step.ended {
+                true => break,
+                false if stuck => return Err(broken("a gzip member")),
+                false => {}
             }
         }
-        input.read_exact(&mut [0; 8]).map_err(|e| from_io("read a gzip trailer", e))?;
+        let (mut trailer, have) = ([0; 8], inflate.rest().1);
+        let left = trailer.get_mut(have..).unwrap_or_default();
+        input.read_exact(left).map_err(|e| from_io("read a gzip trailer", e))?;
     }
     Ok(())
 }

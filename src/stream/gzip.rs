@@ -5,12 +5,14 @@
 //! depend on the input: names and extra fields are skipped, not kept.
 
 use crc32fast::Hasher as Crc;
-use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::stream::decode::{DecodeError, Decoder, Step};
+use crate::stream::inflate::Inflate;
 use crate::stream::report::Framing;
 
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// CRC-32 and length.
+const TRAILER: usize = 8;
 const FHCRC: u8 = 1 << 1;
 const FEXTRA: u8 = 1 << 2;
 const FNAME: u8 = 1 << 3;
@@ -39,7 +41,7 @@ enum Place {
 /// A decoder of gzip blobs that start with the magic bytes.
 pub(super) struct Gzip {
     place: Place,
-    inflate: Decompress,
+    inflate: Inflate,
     body_crc: Crc,
     /// Decompressed bytes of the member, modulo 2³² as in its trailer.
     body_length: u32,
@@ -56,7 +58,7 @@ impl Gzip {
     pub(super) fn new() -> Self {
         Gzip {
             place: Place::Fixed,
-            inflate: Decompress::new(false),
+            inflate: Inflate::new(),
             body_crc: Crc::new(),
             body_length: 0,
             header_crc: Crc::new(),
@@ -127,7 +129,7 @@ impl Gzip {
         Ok(())
     }
 
-    fn trailer(&mut self, trailer: [u8; 8]) -> Result<(), DecodeError> {
+    fn trailer(&mut self, trailer: [u8; TRAILER]) -> Result<(), DecodeError> {
         let [c0, c1, c2, c3, l0, l1, l2, l3] = trailer;
         let (crc, length) = (u32::from_le_bytes([c0, c1, c2, c3]), u32::from_le_bytes([l0, l1, l2, l3]));
         let found = self.body_crc.clone().finalize();
@@ -142,18 +144,17 @@ impl Gzip {
 
     /// Inflates once; `Ok(None)` when there is neither input to take nor room to fill.
     fn body(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<Option<usize>, DecodeError> {
-        let (in_before, out_before) = (self.inflate.total_in(), self.inflate.total_out());
-        let status = self.inflate.decompress(input, output, FlushDecompress::None).map_err(|e| DecodeError::Data {
-            codec: "gzip",
-            reason: e.message().map_or_else(|| "bad deflate stream".to_owned(), str::to_owned),
-        })?;
-        let consumed = (self.inflate.total_in() - in_before) as usize;
-        let produced = (self.inflate.total_out() - out_before) as usize;
+        let step = self.inflate.run(input, output).map_err(|reason| DecodeError::Data { codec: "gzip", reason })?;
+        let (consumed, produced) = (step.consumed, step.produced);
         *input = input.get(consumed..).unwrap_or(&[]);
         self.body_crc.update(output.get(..produced).unwrap_or(&[]));
         // Only its low 32 bits are in the trailer (RFC 1952, ISIZE).
         self.body_length = self.body_length.wrapping_add(produced as u32);
-        if status == Status::StreamEnd {
+        if step.ended {
+            // Eight bytes at most, and the trailer has eight.
+            let (rest, length) = self.inflate.rest();
+            self.field[..TRAILER].copy_from_slice(&rest);
+            self.have = length;
             self.place = Place::Trailer;
         } else if consumed == 0 && produced == 0 {
             return Ok(None);
@@ -179,7 +180,8 @@ impl Decoder for Gzip {
                 continue;
             }
             // What is made is handed out before the framing behind it can be found wrong.
-            if input.is_empty() || produced > 0 {
+            let complete = self.place == Place::Trailer && self.have == TRAILER;
+            if (input.is_empty() && !complete) || produced > 0 {
                 break;
             }
             match self.place {
@@ -228,7 +230,7 @@ impl Decoder for Gzip {
                     Some(0) => self.place = Place::Padding,
                     Some(0x1f) => {
                         // Once per member, and bgzf has one for every 64 KiB: the state is reused.
-                        self.inflate.reset(false);
+                        self.inflate.reset();
                         self.body_crc.reset();
                         self.body_length = 0;
                         self.header_crc.reset();

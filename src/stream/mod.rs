@@ -21,6 +21,7 @@ mod decode;
 mod engine;
 mod gzip;
 mod hashing;
+mod inflate;
 mod pipeline;
 pub mod report;
 mod source;
@@ -36,6 +37,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 pub use hashing::Hashers;
+pub use inflate::INFLATED_BY;
+pub(crate) use inflate::Inflate;
 pub use report::{Codec, Expected, Framing, StreamReport};
 pub use window::WindowMemory;
 

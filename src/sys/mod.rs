@@ -3,12 +3,12 @@
 //! Owns: calls by descriptor that neither `nix` nor `rustix` carries (`setxattrat` and its family, `fchmodat2`),
 //! xattrs of nodes that cannot be opened, starting a command in another root, what a child used, copying between
 //! descriptors, what the calling process is allowed to do, what a file system can store, SHA-256 in the lanes of vector
-//! registers, and an error that carries a call with its arguments.
+//! registers, the call of ISA-L's inflate, and an error that carries a call with its arguments.
 //! Refuses to know: policy, archives, overlayfs, the store.
 //!
 //! Invariants: nothing here changes process state (no working directory, umask, signals, environment); nothing is
 //! cached between calls, so a kernel feature is asked for each time and a missing one costs one failed call; no
-//! function follows a symlink in the last component of a name. `unsafe` stands in `raw`, once in `sha256`, and nowhere else
+//! function follows a symlink in the last component of a name. `unsafe` stands in `raw`, once in `sha256`, in `isal`, and nowhere else
 //! in the crate.
 
 mod child;
@@ -16,6 +16,8 @@ mod copy;
 mod error;
 mod fd;
 mod identity;
+#[cfg(feature = "isal")]
+pub(crate) mod isal;
 mod probe;
 mod raw;
 pub(crate) mod sha256;

@@ -16,11 +16,12 @@ pub fn render(doc: &BenchDoc) -> String {
     let _ = write!(
         out,
         "<h1>unply bench</h1>\n<p class=\"sub\">unply {}. Median of {} run(s), {} job(s), empty store {}, blobs in the page \
-         cache, all digests verified, no syncs.</p>\n",
+         cache, gzip by {}, all digests verified, no syncs.</p>\n",
         env!("CARGO_PKG_VERSION"),
         doc.runs,
         doc.jobs,
-        text(place_words(doc.fs))
+        text(place_words(doc.fs)),
+        doc.inflate
     );
     for image in &doc.images {
         self::image(&mut out, image);

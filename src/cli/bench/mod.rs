@@ -19,6 +19,7 @@ use crate::bench::{self, BenchOptions, Place, Shape, Versus};
 use crate::error::{Error, Result};
 use crate::image::Reference;
 use crate::policy::{Limit, Limits, LowerSymlinks, RootEntry, Selinux};
+use crate::stream::INFLATED_BY;
 
 pub fn bench(context: &Context, args: &BenchArgs) -> Result<()> {
     let references: Vec<Reference> = args.images.iter().map(|image| image.parse()).collect::<Result<_>>()?;
@@ -49,7 +50,7 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<()> {
             images.push(ImageDoc::new(format!("synthetic:{}", shape.name()), &report));
         }
     }
-    let doc = BenchDoc { fs: place.name(), runs: args.runs, jobs: options.unpack.jobs, images };
+    let doc = BenchDoc { fs: place.name(), runs: args.runs, jobs: options.unpack.jobs, inflate: INFLATED_BY, images };
     if let (Some((page, path)), Some(_)) = (page, &args.report) {
         finish_page(page, &path, &html::render(&doc))?;
     }

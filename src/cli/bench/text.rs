@@ -6,10 +6,11 @@ use crate::bench::Step;
 
 pub fn render(doc: &BenchDoc) -> String {
     let mut out = format!(
-        "median of {} run(s), -j {}, empty store {}, all digests verified, no syncs\n",
+        "median of {} run(s), -j {}, empty store {}, gzip by {}, all digests verified, no syncs\n",
         doc.runs,
         doc.jobs,
-        place_words(doc.fs)
+        place_words(doc.fs),
+        doc.inflate
     );
     for image in &doc.images {
         out.push_str(&format!("\n{}\n", printable(&image.reference)));

@@ -165,11 +165,12 @@ struct Flight {
     done: Receiver<Result<Part, Miss>>,
 }
 
-/// How a turn of decoding side by side goes on.
-enum Turn {
-    On,
+/// Why decoding side by side does not go on.
+enum Stop {
     /// The serial decoder takes over, up to this offset at least.
     Over(u64),
+    /// A thread panicked.
+    Lost(Error),
 }
 
 impl Parallel {
@@ -200,18 +201,18 @@ impl Parallel {
         pool: &Arc<Pool>,
         forward: &mut dyn FnMut(Chunk) -> bool,
     ) -> Result<(), Error> {
-        let again = engine.source().position();
-        let resume = match self.gather(engine, pool) {
-            true => {
-                let wanted = Arc::new(AtomicBool::new(true));
-                let mut run = Run { parallel: self, engine, pool, forward, flights: VecDeque::new(), wanted };
-                let over = run.decode();
-                run.wanted.store(false, Ordering::Relaxed);
-                over?
-            }
-            // Others may have given decoders back until then.
-            false => again,
-        };
+        let mut resume = 0;
+        // Where there are none others may give theirs back.
+        if self.gather(engine, pool) {
+            let wanted = Arc::new(AtomicBool::new(true));
+            let mut run = Run { parallel: self, engine, pool, forward, flights: VecDeque::new(), wanted };
+            let stop = run.decode();
+            run.wanted.store(false, Ordering::Relaxed);
+            resume = match stop {
+                Ok(at) | Err(Stop::Over(at)) => at,
+                Err(Stop::Lost(err)) => return Err(err),
+            };
+        }
         // A stop for each small member that is none of ours would cost more than the member.
         let least = engine.source().position().saturating_add(self.sizes.input);
         engine.pause_from(resume.max(least));
@@ -250,85 +251,60 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Decodes until the serial decoder has to go on; returns the offset before which there is nothing to try.
-    fn decode(&mut self) -> Result<u64, Error> {
+    fn decode(&mut self) -> Result<u64, Stop> {
         let sizes = self.parallel.sizes;
         let start = self.engine.source().position();
         let Some(mut cutter) = Cutter::new(self.engine.codec(), start, window::FREE) else { return Ok(u64::MAX) };
         let mut batch = Batch { start, end: start, bytes: 0 };
-        loop {
-            if let Turn::Over(at) = self.collect_ready()? {
-                return Ok(at);
-            }
-            let last = match cutter.next(self.engine.source()) {
-                Found::End { at, bytes } if bytes > sizes.room => Some(at),
+        let resume = loop {
+            self.collect_ready()?;
+            match cutter.next(self.engine.source()) {
+                Found::End { at, bytes } if bytes > sizes.room => break at,
                 Found::End { at, bytes } => {
-                    if batch.end > batch.start
-                        && batch.bytes.saturating_add(bytes) > sizes.room
-                        && let Turn::Over(at) = self.send(&mut batch)?
-                    {
-                        return Ok(at);
+                    if batch.bytes.saturating_add(bytes) > sizes.room {
+                        self.send(&mut batch)?;
                     }
                     batch.end = at;
                     batch.bytes = batch.bytes.saturating_add(bytes);
-                    if (batch.end - batch.start >= sizes.input || batch.bytes >= sizes.output)
-                        && let Turn::Over(at) = self.send(&mut batch)?
-                    {
-                        return Ok(at);
+                    if batch.end.saturating_sub(batch.start) >= sizes.input || batch.bytes >= sizes.output {
+                        self.send(&mut batch)?;
                     }
-                    continue;
                 }
-                Found::Never => Some(0),
+                Found::Never => break 0,
                 Found::More => match self.engine.source().look_ahead() {
-                    Ahead::Read => continue,
-                    Ahead::Ended => Some(u64::MAX),
-                    Ahead::Full if batch.end > batch.start => None,
-                    Ahead::Full if !self.flights.is_empty() => {
-                        if let Turn::Over(at) = self.collect()? {
-                            return Ok(at);
-                        }
-                        continue;
-                    }
-                    Ahead::Full => return Ok(cutter.seen()),
+                    Ahead::Read => {}
+                    Ahead::Ended => break u64::MAX,
+                    Ahead::Full if batch.end > batch.start => self.send(&mut batch)?,
+                    Ahead::Full if !self.flights.is_empty() => self.collect()?,
+                    Ahead::Full => break cutter.seen(),
                 },
-            };
-            if batch.end > batch.start
-                && let Turn::Over(at) = self.send(&mut batch)?
-            {
-                return Ok(at);
             }
-            if let Some(resume) = last {
-                while !self.flights.is_empty() {
-                    if let Turn::Over(at) = self.collect()? {
-                        return Ok(at);
-                    }
-                }
-                return Ok(resume);
-            }
+        };
+        self.send(&mut batch)?;
+        while !self.flights.is_empty() {
+            self.collect()?;
         }
+        Ok(resume)
     }
 
     /// Gives a batch to a decoder, with room for what it stands for; the next one begins where it ends.
-    fn send(&mut self, batch: &mut Batch) -> Result<Turn, Error> {
+    fn send(&mut self, batch: &mut Batch) -> Result<(), Stop> {
+        if batch.end <= batch.start {
+            return Ok(());
+        }
         let chunks = batch.bytes / self.parallel.sizes.chunk.max(1) + 1;
-        let most = self.parallel.team.as_ref().map_or(0, |team| (team.permits.count + WAITING).max(1));
+        let most = self.parallel.team.as_ref().map_or(0, |team| team.permits.count + WAITING);
+        while self.flights.len() >= most.max(1) {
+            self.collect()?;
+        }
+        // No more than are needed: somebody may keep the last ones for want of more.
         let mut room = Vec::new();
-        while (room.len() as u64) < chunks || self.flights.len() >= most {
-            let chunk = match self.flights.len() < most {
-                true => self.pool.try_acquire(),
-                false => None,
-            };
-            match chunk {
+        while (room.len() as u64) < chunks {
+            match self.pool.try_acquire() {
                 Some(chunk) => room.push(chunk),
                 // Chunks come back once batches are handed on, and then used up.
-                None if !self.flights.is_empty() => {
-                    if let Turn::Over(at) = self.collect()? {
-                        return Ok(Turn::Over(at));
-                    }
-                }
-                None => match self.pool.acquire() {
-                    Some(chunk) => room.push(chunk),
-                    None => return Ok(Turn::Over(u64::MAX)),
-                },
+                None if !self.flights.is_empty() => self.collect()?,
+                None => room.push(self.pool.acquire().ok_or(Stop::Over(u64::MAX))?),
             }
         }
         let (done, take) = sync_channel(1);
@@ -338,15 +314,15 @@ impl Run<'_> {
         let Parallel { team, tools, .. } = &mut *self.parallel;
         let sent = team.as_mut().is_some_and(|team| team.send(job, busy, tools));
         if !sent {
-            return Ok(Turn::Over(u64::MAX));
+            return Err(Stop::Over(u64::MAX));
         }
         self.flights.push_back(Flight { end: batch.end, done: take });
         *batch = Batch { start: batch.end, end: batch.end, bytes: 0 };
-        Ok(Turn::On)
+        Ok(())
     }
 
     /// Hands on the batches that are done.
-    fn collect_ready(&mut self) -> Result<Turn, Error> {
+    fn collect_ready(&mut self) -> Result<(), Stop> {
         while let Some(flight) = self.flights.front() {
             let end = flight.end;
             let done = match flight.done.try_recv() {
@@ -354,51 +330,50 @@ impl Run<'_> {
                 Ok(done) => Some(done),
                 Err(TryRecvError::Disconnected) => None,
             };
-            if let Turn::Over(at) = self.take(end, done)? {
-                return Ok(Turn::Over(at));
-            }
+            self.hand_on(end, done)?;
         }
-        Ok(Turn::On)
+        Ok(())
     }
 
     /// Waits for the first batch in flight and hands it on.
-    fn collect(&mut self) -> Result<Turn, Error> {
+    fn collect(&mut self) -> Result<(), Stop> {
         match self.flights.front() {
             Some(flight) => {
                 let (end, done) = (flight.end, flight.done.recv().ok());
-                self.take(end, done)
+                self.hand_on(end, done)
             }
-            None => Ok(Turn::On),
+            None => Ok(()),
         }
     }
 
-    fn take(&mut self, end: u64, done: Option<Result<Part, Miss>>) -> Result<Turn, Error> {
+    /// Hands on what became of the first batch in flight; `None` if its decoder is gone.
+    fn hand_on(&mut self, end: u64, done: Option<Result<Part, Miss>>) -> Result<(), Stop> {
+        let never = Stop::Over(u64::MAX);
         self.flights.pop_front();
-        let Some(done) = done else {
-            return Err(match self.parallel.team.take().map(Team::panicked) {
-                Some(Some(err)) => err,
-                _ => Error::new(ErrorKind::Other, "a thread of the layer stream is gone"),
-            });
-        };
         match done {
-            Ok(Part { chunks, bytes, framing }) => {
+            None => {
+                let panic = self.parallel.team.take().and_then(Team::panicked);
+                let gone = || Error::new(ErrorKind::Other, "a thread of the layer stream is gone");
+                Err(Stop::Lost(panic.unwrap_or_else(gone)))
+            }
+            Some(Err(Miss::Wrong | Miss::Unwanted)) => Err(never),
+            Some(Err(Miss::Room)) => {
+                self.parallel.missed = self.parallel.missed.saturating_add(1);
+                let often = self.parallel.missed > 1 + self.parallel.good / 8;
+                Err(if often { never } else { Stop::Over(end) })
+            }
+            Some(Ok(Part { chunks, bytes, framing })) => {
                 if !self.engine.pass(end, bytes, framing) {
-                    return Ok(Turn::Over(u64::MAX));
+                    return Err(never);
                 }
                 self.parallel.good = self.parallel.good.saturating_add(1);
                 for chunk in chunks {
                     if !(self.forward)(chunk) {
-                        return Ok(Turn::Over(u64::MAX));
+                        return Err(never);
                     }
                 }
-                Ok(if self.pool.is_closed() { Turn::Over(u64::MAX) } else { Turn::On })
+                if self.pool.is_closed() { Err(never) } else { Ok(()) }
             }
-            Err(Miss::Room) => {
-                self.parallel.missed = self.parallel.missed.saturating_add(1);
-                let often = self.parallel.missed > 1 + self.parallel.good / 8;
-                Ok(Turn::Over(if often { u64::MAX } else { end }))
-            }
-            Err(Miss::Wrong | Miss::Unwanted) => Ok(Turn::Over(u64::MAX)),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What does a gzip blob cost from first byte to proof, inline and on threads, and how much of it is the inflating alone?
+//! What does a gzip blob cost from first byte to proof, inline and on threads, in one piece and in many, and how much of it is
+//! the inflating alone?
 //!
 //! The bare row is the codec's crate over the same bytes: the difference is hashing twice and handing over.
 
@@ -24,6 +25,17 @@ fn inflate(c: &mut Criterion) {
     });
     group.bench_function("inline", |b| b.iter(|| common::read_through(black_box(&blob), Threads::Inline)));
     group.bench_function("pipelined", |b| b.iter(|| common::read_through(black_box(&blob), Threads::Pipelined)));
+    // Members of unlike sizes, as of files; and of 64 KiB.
+    let by_file = common::by_file(&tar, testkit::gzip);
+    let even: Vec<u8> = tar.chunks(64 << 10).flat_map(testkit::gzip).collect();
+    for decoders in [1, 2] {
+        group.bench_function(format!("members-by-file/{decoders}"), |b| {
+            b.iter(|| common::read_shared(black_box(&by_file), decoders));
+        });
+        group.bench_function(format!("members-of-64-kib/{decoders}"), |b| {
+            b.iter(|| common::read_shared(black_box(&even), decoders));
+        });
+    }
     group.finish();
 }
 

@@ -5,7 +5,7 @@
 use std::io::BufRead;
 
 use testkit::{EntrySpec, dir, file, symlink};
-use unply::stream::{LayerStream, StreamOptions, StreamReport, Threads};
+use unply::stream::{Decoders, LayerStream, StreamOptions, StreamReport, Threads};
 
 /// Text that compresses about as well as what lies in images: words from a small dictionary, with numbers between.
 pub fn content(bytes: usize, seed: u64) -> Vec<u8> {
@@ -41,8 +41,31 @@ pub fn entries(files: usize, bytes: usize) -> Vec<EntrySpec> {
 
 /// Reads a blob to its proof.
 pub fn read_through(blob: &[u8], threads: Threads) -> StreamReport {
+    read_with(blob, StreamOptions { threads, ..StreamOptions::default() })
+}
+
+/// Reads a blob to its proof on threads, with so many decoders.
+pub fn read_shared(blob: &[u8], decoders: usize) -> StreamReport {
+    read_with(blob, StreamOptions { decoders: Decoders::new(decoders), ..StreamOptions::default() })
+}
+
+/// Packs what is like the files of a layer, headers included, each by itself.
+pub fn by_file(tar: &[u8], pack: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let (mut rest, mut blob) = (tar, Vec::new());
+    for size in [1_536, 512, 9_000, 3_000, 60_000, 700, 24_000, 250_000, 5_000, 2_000].into_iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (part, behind) = rest.split_at(size.min(rest.len()));
+        blob.extend(pack(part));
+        rest = behind;
+    }
+    blob
+}
+
+fn read_with(blob: &[u8], options: StreamOptions) -> StreamReport {
     let blob = Box::new(std::io::Cursor::new(blob.to_vec()));
-    let mut stream = LayerStream::open(blob, StreamOptions { threads, ..StreamOptions::default() }).unwrap();
+    let mut stream = LayerStream::open(blob, options).unwrap();
     loop {
         let n = stream.fill_buf().unwrap().len();
         if n == 0 {

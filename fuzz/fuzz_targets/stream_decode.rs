@@ -9,7 +9,7 @@ use unply::cancel::CancelToken;
 use unply::digest::{Algorithm, BlobDigest, DiffId, Digest};
 use unply::error::{ErrorKind, from_io};
 use unply::policy::Limits;
-use unply::stream::{Buffers, Expected, LayerStream, StreamOptions, StreamReport, Threads};
+use unply::stream::{Buffers, Decoders, Expected, LayerStream, StreamOptions, StreamReport, Threads};
 
 /// One part of a blob.
 #[derive(Debug, Arbitrary)]
@@ -178,7 +178,7 @@ impl Input {
     fn blob(&self) -> Vec<u8> {
         let repeated = |text: &[u8], n: u8| text.repeat(usize::from(n).min(1 + 20_000 / text.len().max(1)));
         let mut blob = Vec::new();
-        for piece in self.pieces.iter().take(6) {
+        for piece in self.pieces.iter().take(12) {
             match piece {
                 Piece::Raw(bytes) => blob.extend_from_slice(bytes),
                 Piece::Gzip(text, n) => blob.extend(testkit::gzip(&repeated(text, *n))),
@@ -242,6 +242,8 @@ fn run(input: &Input, blob: &[u8], diff_id: Option<DiffId>, threads: Threads) ->
             chunk_bytes: usize::from(input.chunk_bytes).max(16),
             chunks: usize::from(input.chunks % 9),
         },
+        // With such buffers batches have 128 bytes of the blob, from the third member on.
+        decoders: Decoders::new(3),
         ..StreamOptions::default()
     };
     let failed = |e: unply::error::Error| (e.kind(), e.to_string());

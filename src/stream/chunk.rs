@@ -1,7 +1,7 @@
 //! Recycled, reference-counted buffers.
 //!
-//! Owns: a bounded pool of equally large chunks. Invariants: a pool never holds more than `max_chunks` buffers, in
-//! whatever hands they are; a buffer is written only while nobody else holds it; in steady state handing one over
+//! Owns: a bounded pool of equally large chunks. Invariants: a pool never holds more buffers than it was
+//! allowed, in whatever hands they are; a buffer is written only while nobody else holds it; in steady state handing one over
 //! allocates nothing. A fresh buffer per chunk would cost a third of the inflate time in page faults.
 
 use std::ops::Deref;
@@ -17,6 +17,8 @@ struct State {
     /// Used as a stack: the chunk that came back last is the one still in the cache.
     free: Vec<Arc<Buffer>>,
     made: usize,
+    /// How many may be made.
+    most: usize,
     closed: bool,
 }
 
@@ -25,13 +27,12 @@ pub(super) struct Pool {
     state: Mutex<State>,
     returned: Condvar,
     chunk_bytes: usize,
-    max_chunks: usize,
 }
 
 impl Pool {
     pub(super) fn new(chunk_bytes: usize, max_chunks: usize) -> Arc<Pool> {
-        let state = State { free: Vec::with_capacity(max_chunks), ..State::default() };
-        Arc::new(Pool { state: Mutex::new(state), returned: Condvar::new(), chunk_bytes, max_chunks })
+        let state = State { free: Vec::with_capacity(max_chunks), most: max_chunks, ..State::default() };
+        Arc::new(Pool { state: Mutex::new(state), returned: Condvar::new(), chunk_bytes })
     }
 
     pub(super) fn chunk_bytes(&self) -> usize {
@@ -39,25 +40,45 @@ impl Pool {
     }
 
     pub(super) fn max_chunks(&self) -> usize {
-        self.max_chunks
+        self.lock().most
+    }
+
+    /// Allows `more` buffers than before.
+    pub(super) fn grow(&self, more: usize) {
+        let mut state = self.lock();
+        state.most = state.most.saturating_add(more);
+        drop(state);
+        self.returned.notify_all();
     }
 
     /// Waits for a buffer that nobody else holds; `None` once the pool is closed.
     pub(super) fn acquire(self: &Arc<Self>) -> Option<ChunkMut> {
         let mut state = self.lock();
-        let buffer = loop {
+        loop {
             if state.closed {
                 return None;
             }
-            if let Some(buffer) = state.free.pop() {
-                break buffer;
-            }
-            if state.made < self.max_chunks {
-                state.made += 1;
-                drop(state);
-                break Arc::new(Buffer { bytes: vec![0; self.chunk_bytes].into_boxed_slice(), len: 0 });
+            if let Some(chunk) = self.take(&mut state) {
+                return Some(chunk);
             }
             state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Returns a buffer that nobody else holds, if there is one now.
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<ChunkMut> {
+        let mut state = self.lock();
+        if state.closed { None } else { self.take(&mut state) }
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State) -> Option<ChunkMut> {
+        let buffer = match state.free.pop() {
+            Some(buffer) => buffer,
+            None if state.made < state.most => {
+                state.made += 1;
+                Arc::new(Buffer { bytes: vec![0; self.chunk_bytes].into_boxed_slice(), len: 0 })
+            }
+            None => return None,
         };
         Some(ChunkMut(Chunk { buffer: Some(buffer), pool: Arc::clone(self) }))
     }
@@ -70,6 +91,10 @@ impl Pool {
 
     pub(super) fn reopen(&self) {
         self.lock().closed = false;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Returns how many buffers were ever allocated.

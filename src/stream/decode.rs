@@ -7,7 +7,7 @@ use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind};
 use crate::policy::Limit;
 use crate::stream::report::{Codec, Framing};
-use crate::stream::window::WindowMemory;
+use crate::stream::window::{self, WindowMemory};
 use crate::stream::{gzip, zstandard};
 
 /// How far one call of [`Decoder::decode`] came.
@@ -23,7 +23,8 @@ pub struct Step {
 ///
 /// The caller offers input and room; the decoder takes what it can of both. A step that neither consumes nor produces
 /// anything means that the decoder wants more input; if there is none, the caller asks [`Decoder::end`] whether
-/// the blob may stop here. After an error a decoder is not used again.
+/// the blob may stop here. A step ends where a member or frame does. After an error a decoder is not used again, unless
+/// it is restarted.
 pub trait Decoder: Send {
     /// Decodes some of `input` into `output`, which is not empty.
     ///
@@ -41,6 +42,23 @@ pub trait Decoder: Send {
     fn framing(&self) -> Framing {
         Framing::default()
     }
+
+    /// Tells whether it stands where a member or frame ends and another one may begin, so that what follows means to it
+    /// what it means to a new decoder.
+    fn between(&self) -> bool {
+        false
+    }
+
+    /// Makes it a new decoder with the memory of the old one, also after an error.
+    ///
+    /// # Errors
+    /// Whatever makes it unusable for good.
+    fn restart(&mut self) -> Result<(), DecodeError> {
+        Ok(())
+    }
+
+    /// Counts whole members and frames that another decoder decoded, while it stands between them.
+    fn count(&mut self, _passed: Framing) {}
 }
 
 /// Why a blob is refused.
@@ -183,6 +201,21 @@ pub(super) fn decoder(
         Codec::Zstd => {
             let decoder = zstandard::Zstd::new(max_zstd_window_log, windows, cancel.clone());
             Box::new(decoder.map_err(|e| e.at(0))?)
+        }
+    })
+}
+
+/// Creates a decoder of members and frames of `codec` that holds no large window, to run beside others of its stream.
+///
+/// # Errors
+/// As [`decoder`].
+pub(super) fn beside(codec: Codec, max_zstd_window_log: u32) -> Result<Box<dyn Decoder>, DecodeError> {
+    Ok(match codec {
+        Codec::Plain => Box::new(Plain),
+        Codec::Gzip => Box::new(gzip::Gzip::new()),
+        Codec::Zstd => {
+            let log = max_zstd_window_log.min(window::FREE.ilog2());
+            Box::new(zstandard::Zstd::new(log, WindowMemory::default(), CancelToken::new())?)
         }
     })
 }

@@ -1,8 +1,10 @@
 //! The one decode loop, run by the caller or by a thread.
 //!
 //! Owns: source → decoder → room, the byte limits, what became of the stream, and rule R-29 (what damage means).
-//! Refuses to know: who runs it. Invariant: a chunk is short only before the end or an error, and an error comes after
-//! all bytes made before it; so inline and pipelined runs deliver the same bytes before the same error.
+//! Refuses to know: who runs it. Invariants: an error comes after all bytes made before it. The decoder is offered the blob
+//! in the pieces in which it was read, and room that ends at multiples of a chunk, whatever others decoded before it: so
+//! inline and pipelined runs deliver the same bytes before the same error. A chunk is short before the end, before an
+//! error, and where others decode on or did so before.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,9 +16,12 @@ use crate::policy::{Limit, Limits};
 use crate::stream::chunk::{Chunk, Pool};
 use crate::stream::decode::{DecodeError, Decoder};
 use crate::stream::hashing::{Hashers, Running};
-use crate::stream::report::{Codec, Expected, StreamReport};
+use crate::stream::report::{Codec, Expected, Framing, StreamReport};
 use crate::stream::source::{Counters, Source, check_digest};
 use crate::trace::{LayerTrace, Recorder, Stage};
+
+/// Members and frames after which others may decode on: most blobs have one, and some an empty one behind it.
+const MEMBERS: u64 = 2;
 
 /// How far a stream came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub(super) struct Engine {
     fate: Fate,
     /// An error behind bytes that were handed out first.
     pending: Option<Error>,
+    /// Between two members at or behind this offset the loop stops, for others to decode on.
+    pause: u64,
     reading: Recorder,
     inflating: Recorder,
 }
@@ -68,12 +75,13 @@ impl Engine {
             produced: 0,
             fate,
             pending: None,
+            pause: u64::MAX,
             reading,
             inflating,
         }
     }
 
-    /// Fills `room` (not empty) as far as the stream goes; 0 means that the stream is complete.
+    /// Fills `room` (one chunk) as far as the stream goes; 0 means that the stream is complete, or that it pauses.
     ///
     /// # Errors
     /// Whatever stops the stream, once all bytes before it were handed out.
@@ -86,6 +94,10 @@ impl Engine {
             Fate::Complete => return Ok(0),
             Fate::Failed { .. } => return Err(Error::new(ErrorKind::Malformed, "the layer stream failed before")),
         }
+        let taken = self.produced % (room.len() as u64).max(1);
+        // Less than the room, which is in memory.
+        let left = room.len() - taken as usize;
+        let room = room.get_mut(..left).unwrap_or(&mut []);
         let mut filled = 0;
         while filled < room.len() {
             match self.step(room.get_mut(filled..).unwrap_or(&mut [])) {
@@ -102,7 +114,7 @@ impl Engine {
         Ok(filled)
     }
 
-    /// Decodes until something was produced; 0 means that the stream is complete.
+    /// Decodes until something was produced; 0 means that the stream is complete, or that it pauses.
     fn step(&mut self, room: &mut [u8]) -> Result<usize, Error> {
         // One byte over the limit shows that there is more, and is never handed out.
         let allowed = self.limits.max_layer_bytes.saturating_sub(self.produced);
@@ -111,6 +123,9 @@ impl Engine {
         loop {
             self.cancel.check().map_err(|e| self.fail(e))?;
             let input = self.source.buffered();
+            if !input.is_empty() && self.source.position() >= self.pause && self.pauses() {
+                return Ok(0);
+            }
             let step = match self.inflating.during(|| self.decoder.decode(input, room)) {
                 Ok(step) => step,
                 Err(err) => return Err(self.refuse(err)),
@@ -146,6 +161,47 @@ impl Engine {
                 return Err(self.fail(err));
             }
         }
+    }
+
+    /// Tells whether several members were seen and another one may follow.
+    fn pauses(&self) -> bool {
+        let framing = self.decoder.framing();
+        self.decoder.between() && framing.members.saturating_add(framing.skippable) >= MEMBERS
+    }
+
+    /// Has [`Engine::fill`] return 0 between two members at or behind `offset`.
+    pub(super) fn pause_from(&mut self, offset: u64) {
+        self.pause = offset;
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.fate == Fate::Running
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Gives access to what was read ahead.
+    pub(super) fn source(&mut self) -> &mut Source {
+        &mut self.source
+    }
+
+    /// Passes over whole members up to `offset`, which others decoded to `bytes` bytes; `false` if a limit might have
+    /// stopped the serial decoder in them, which then has to see for itself.
+    pub(super) fn pass(&mut self, offset: u64, bytes: u64, framing: Framing) -> bool {
+        let limits = &self.limits;
+        let produced = self.produced.saturating_add(bytes);
+        let least = limits.max_ratio.saturating_mul(self.source.position());
+        if produced > limits.max_layer_bytes || (produced > limits.ratio_floor && produced > least) {
+            return false;
+        }
+        self.produced = produced;
+        self.source.skip_to(offset);
+        self.decoder.count(framing);
+        self.counters.uncompressed.store(produced, Ordering::Relaxed);
+        self.counters.parallel.fetch_add(bytes, Ordering::Relaxed);
+        true
     }
 
     fn check_limits(&self) -> Result<(), Error> {
@@ -244,7 +300,7 @@ impl Parts {
 
     /// Tells whether there is anything left to decode.
     pub(super) fn running(&self) -> bool {
-        self.engine.fate == Fate::Running
+        self.engine.is_running()
     }
 
     /// Keeps an error for the next call of [`Parts::next`]: one that a thread met before anybody asked for it.

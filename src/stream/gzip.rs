@@ -70,6 +70,16 @@ impl Gzip {
         }
     }
 
+    /// Begins a member. There is one for every 64 KiB in bgzf: the state is reused.
+    fn begin(&mut self) {
+        self.inflate.reset();
+        self.body_crc.reset();
+        self.body_length = 0;
+        self.header_crc.reset();
+        self.have = 0;
+        self.place = Place::Fixed;
+    }
+
     /// Collects a field of `N` bytes from the front of `input`; `None` until it is complete.
     fn collect<const N: usize>(&mut self, input: &mut &[u8]) -> Option<[u8; N]> {
         let n = (N - self.have).min(input.len());
@@ -224,17 +234,13 @@ impl Decoder for Gzip {
                         self.trailer(trailer)?;
                         self.members += 1;
                         self.place = Place::Between;
+                        break;
                     }
                 }
                 Place::Between => match input.first() {
                     Some(0) => self.place = Place::Padding,
                     Some(0x1f) => {
-                        // Once per member, and bgzf has one for every 64 KiB: the state is reused.
-                        self.inflate.reset();
-                        self.body_crc.reset();
-                        self.body_length = 0;
-                        self.header_crc.reset();
-                        self.place = Place::Fixed;
+                        self.begin();
                     }
                     _ => return Err(DecodeError::Garbage("gzip member")),
                 },
@@ -252,6 +258,20 @@ impl Decoder for Gzip {
 
     fn framing(&self) -> Framing {
         Framing { members: self.members, padding: self.padding, ..Framing::default() }
+    }
+
+    fn between(&self) -> bool {
+        self.place == Place::Between
+    }
+
+    fn restart(&mut self) -> Result<(), DecodeError> {
+        self.begin();
+        (self.members, self.padding) = (0, 0);
+        Ok(())
+    }
+
+    fn count(&mut self, passed: Framing) {
+        self.members = self.members.saturating_add(passed.members);
     }
 
     fn end(&self) -> Result<(), DecodeError> {

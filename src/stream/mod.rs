@@ -9,7 +9,8 @@
 //! ```
 //!
 //! [`Threads`] says whether the caller runs these stages or threads do; they are the same stages, and give the same
-//! bytes, errors and reports. Memory is bounded by [`Buffers`] plus the codec's own state (32 KiB for gzip, the
+//! bytes, errors and reports. Where a blob has many members or frames several threads decode them side by side, with the
+//! same results again. Memory is bounded by [`Buffers`] and [`Decoders`] plus the codec's own state (32 KiB for gzip, the
 //! window for zstd, which streams can share a budget for), whatever the blob says.
 //!
 //! Invariant: a [`StreamReport`] exists only of a blob that was read to its very end, with an intact trailer, within
@@ -17,11 +18,13 @@
 //! them must be able to undo it.
 
 mod chunk;
+mod cut;
 mod decode;
 mod engine;
 mod gzip;
 mod hashing;
 mod inflate;
+mod parallel;
 mod pipeline;
 pub mod report;
 mod source;
@@ -39,6 +42,7 @@ use std::time::Instant;
 pub use hashing::Hashers;
 pub use inflate::INFLATED_BY;
 pub(crate) use inflate::Inflate;
+pub use parallel::Decoders;
 pub use report::{Codec, Expected, Framing, StreamReport};
 pub use window::WindowMemory;
 
@@ -50,6 +54,7 @@ use crate::trace::{LayerTrace, Recorder, Stage};
 use chunk::{Chunk, Pool};
 use engine::{DiffHash, Engine, Parts};
 use hashing::Running;
+use parallel::{Parallel, Tools};
 use pipeline::Pipeline;
 use source::{Counters, Source};
 
@@ -59,12 +64,14 @@ pub enum Threads {
     /// The caller, as it reads.
     Inline,
     /// One thread reads and decompresses, those of [`StreamOptions::hashers`] compute both digests. They start with the
-    /// second chunk, so that a small layer costs none; where threads cannot be had the caller runs the stages.
+    /// second chunk, so that a small layer costs none; where threads cannot be had the caller runs the stages. From the
+    /// third member of a blob on [`StreamOptions::decoders`] decompress.
     #[default]
     Pipelined,
 }
 
-/// The memory of one stream.
+/// The memory of one stream. Each of its [`Decoders`] may have as much as 20 times `input_bytes` and `4 * chunks + 1` times
+/// `chunk_bytes` more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffers {
     /// Bytes read of the blob at a time, of which six may be in hands. Default 128 KiB.
@@ -98,6 +105,8 @@ pub struct StreamOptions {
     pub windows: WindowMemory,
     /// The threads that compute digests, shared by the streams that run at once.
     pub hashers: Hashers,
+    /// How many threads may decompress members and frames side by side, in all streams that run at once.
+    pub decoders: Decoders,
     /// Records when which stage worked.
     pub trace: LayerTrace,
 }
@@ -115,6 +124,11 @@ impl StreamProgress {
     /// Returns how many bytes were decompressed so far; the consumer may be behind.
     pub fn uncompressed_bytes(&self) -> u64 {
         self.0.uncompressed.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many of these bytes several threads decompressed side by side.
+    pub fn parallel_bytes(&self) -> u64 {
+        self.0.parallel.load(Ordering::Relaxed)
     }
 
     /// Returns how the blob was packed, once it was decoded to its end.
@@ -146,6 +160,8 @@ pub struct LayerStream {
     /// Not to be started again once it was stopped.
     threads: Threads,
     hashers: Hashers,
+    /// Goes to the threads.
+    parallel: Option<Parallel>,
     current: Option<Chunk>,
     position: usize,
     codec: Codec,
@@ -178,7 +194,7 @@ impl LayerStream {
     /// # Errors
     /// `Unsupported` for xz and bzip2, `Integrity` when the blob is shorter than promised, or what reading gave.
     pub fn open(blob: Box<dyn Read + Send>, options: StreamOptions) -> Result<LayerStream, Error> {
-        let StreamOptions { limits, expected, threads, cancel, buffers, windows, hashers, trace } = options;
+        let StreamOptions { limits, expected, threads, cancel, buffers, windows, hashers, decoders, trace } = options;
         let counters = Arc::<Counters>::default();
         let blob_algorithm = expected.digest.map_or(Algorithm::Sha256, |d| d.0.algorithm());
         let diff_algorithm = expected.diff_id.map_or(Algorithm::Sha256, |d| d.0.algorithm());
@@ -193,12 +209,20 @@ impl LayerStream {
             Codec::Plain if blob_algorithm == diff_algorithm => DiffHash::Blob,
             _ => DiffHash::own(Hasher::new(diff_algorithm), &trace),
         };
+        let window_log = limits.max_zstd_window_log;
         let engine = Engine::new(source, decoder, codec, limits, cancel.clone(), Arc::clone(&counters), &trace);
+        let tools = Tools {
+            make: Arc::new(move || decode::beside(codec, window_log)),
+            threads: Box::new(pipeline::named),
+            cancel: cancel.clone(),
+            trace: trace.clone(),
+        };
         let pool = Pool::new(buffers.chunk_bytes.max(1), buffers.chunks.max(1));
         Ok(LayerStream {
             state: State::Inline(Box::new(Parts { engine, diff, pool })),
             threads,
             hashers,
+            parallel: Some(Parallel::new(decoders, tools)),
             current: None,
             position: 0,
             codec,
@@ -286,10 +310,14 @@ impl LayerStream {
     fn advance(&mut self) -> Result<Option<Chunk>, Error> {
         let first = self.progress.uncompressed_bytes() == 0;
         let running = matches!(&self.state, State::Inline(parts) if parts.running());
-        if self.threads == Threads::Pipelined && running && !first {
+        if self.threads == Threads::Pipelined
+            && running
+            && !first
+            && let Some(parallel) = self.parallel.take()
+        {
             self.threads = Threads::Inline;
             self.state = match std::mem::replace(&mut self.state, State::Lost) {
-                State::Inline(parts) => match Pipeline::start(*parts, &self.hashers, pipeline::named) {
+                State::Inline(parts) => match Pipeline::start(*parts, &self.hashers, parallel, pipeline::named) {
                     Ok(pipeline) => State::Piped(pipeline),
                     Err(parts) => State::Inline(parts),
                 },

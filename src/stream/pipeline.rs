@@ -2,23 +2,25 @@
 //!
 //! Owns: the thread of one stream and its queue. It reads and decodes the blob and hands each chunk to those that compute digests
 //! ([`super::hashing`]) and to the consumer, who is the caller. The stages are the ones that run inline, and share each chunk.
+//! Where a blob has many members or frames it has others decode them, and puts in order what they give ([`super::parallel`]).
 //!
 //! Invariants:
-//! * The queue has room for every chunk of the pool, so sending never blocks; the only waits of the thread are for a chunk from
-//!   the pool, which closing it ends, and for a chunk of the blob that is being hashed. It belongs to no worker pool and
-//!   waits for nothing that a worker pool runs.
-//! * Stopping joins it, whatever it is at. It takes as long as one `read` of the blob at most.
+//! * Sending never blocks, and the queue is no longer than the pool has chunks; the only waits of the thread are for a chunk
+//!   from the pool, which closing it ends, for a chunk of the blob that is being hashed, and for a batch that another thread
+//!   decodes, which waits for nobody. It belongs to no worker pool and waits for nothing that a worker pool runs.
+//! * Stopping joins it and those that help it, whatever they are at. It takes as long as one `read` of the blob at most.
 //! * A panic closes the queue, so it ends the stream with an error and never with silence.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use crate::error::{Error, ErrorKind};
 use crate::stream::chunk::{Chunk, Pool};
 use crate::stream::engine::{DiffHash, Engine, Parts};
 use crate::stream::hashing::Hashers;
+use crate::stream::parallel::Parallel;
 
 /// What the decoding thread worked on, and why it ended.
 type Decoded = (Engine, DiffHash, Result<(), Error>);
@@ -45,17 +47,21 @@ impl Pipeline {
     pub(super) fn start(
         parts: Parts,
         hashers: &Hashers,
+        mut parallel: Parallel,
         builder: impl Fn(&str) -> Builder,
     ) -> Result<Pipeline, Box<Parts>> {
         let pool = Arc::clone(&parts.pool);
-        let (chunk_sender, chunks) = sync_channel(pool.max_chunks());
+        let (chunk_sender, chunks) = channel();
         // State follows once the thread exists: a closure that is never run would take it along.
         let (give, take) = sync_channel::<(Engine, DiffHash)>(1);
         let decode = {
             let pool = Arc::clone(&pool);
             builder("decode").spawn(move || {
                 let (mut engine, mut diff) = take.recv().ok()?;
-                let outcome = decode_chunks(&mut engine, &mut diff, &pool, &chunk_sender);
+                parallel.begin(&mut engine, &pool);
+                let outcome = decode_chunks(&mut engine, &mut diff, &pool, &chunk_sender, &mut parallel);
+                // From here on the engine is alone.
+                engine.pause_from(u64::MAX);
                 Some((engine, diff, outcome))
             })
         };
@@ -103,19 +109,28 @@ fn decode_chunks(
     engine: &mut Engine,
     diff: &mut DiffHash,
     pool: &Arc<Pool>,
-    consumer: &SyncSender<Chunk>,
+    consumer: &Sender<Chunk>,
+    parallel: &mut Parallel,
 ) -> Result<(), Error> {
-    // No chunk or no receiver: nobody wants more.
+    // No receiver: nobody wants more.
+    let mut forward = |chunk: Chunk| {
+        diff.push(&chunk);
+        consumer.send(chunk).is_ok()
+    };
+    // No chunk: as well.
     while let Some(mut chunk) = pool.acquire() {
         let n = engine.fill(chunk.space())?;
-        if n == 0 {
+        if n > 0 {
+            if !forward(chunk.freeze(n)) {
+                break;
+            }
+            continue;
+        }
+        drop(chunk);
+        if !engine.is_running() {
             break;
         }
-        let chunk = chunk.freeze(n);
-        diff.push(&chunk);
-        if consumer.send(chunk).is_err() {
-            break;
-        }
+        parallel.run(engine, pool, &mut forward)?;
     }
     Ok(())
 }
@@ -124,14 +139,13 @@ fn join<T>(thread: Option<JoinHandle<Option<T>>>) -> Result<Option<T>, Error> {
     match thread.map(JoinHandle::join) {
         None => Ok(None),
         Some(Ok(value)) => Ok(value),
-        Some(Err(panic)) => {
-            let what = format!("a thread of the layer stream panicked: {}", panic_text(&*panic));
-            Err(Error::new(ErrorKind::Other, what))
-        }
+        Some(Err(panic)) => Err(panic_error(&*panic)),
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// Makes an error of what a thread panicked about.
+pub(super) fn panic_error(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    Error::new(ErrorKind::Other, format!("a thread of the layer stream panicked: {text}"))
 }

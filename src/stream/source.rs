@@ -1,9 +1,12 @@
 //! The compressed side: reads a blob, hashes and counts it.
 //!
-//! Owns: the read buffers, the blob's digest and size, the promise about both. Invariant: of a blob whose size was
-//! promised at most one byte more is read (rule Z13).
+//! Owns: the read buffers, the blob's digest and size, the promise about both. Invariants: of a blob whose size was
+//! promised at most one byte more is read (rule Z13); reading ahead changes neither the pieces in which the decoder is
+//! offered the blob nor the place of an error among them.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +22,8 @@ use crate::stream::report::Framing;
 pub(super) struct Counters {
     pub(super) compressed: AtomicU64,
     pub(super) uncompressed: AtomicU64,
+    /// Those of them that several threads decompressed side by side.
+    pub(super) parallel: AtomicU64,
     /// Set once the blob was decoded to its end.
     pub(super) framing: OnceLock<Framing>,
 }
@@ -26,14 +31,35 @@ pub(super) struct Counters {
 /// Chunks of a blob that may be in hands at a time: one being decoded, the others being hashed.
 const CHUNKS: usize = 6;
 
+/// What one reading of the blob gave.
+struct Piece {
+    /// Offset of its first byte in the blob.
+    at: u64,
+    chunk: Chunk,
+}
+
+/// What [`Source::look_ahead`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    Read,
+    /// As much is there as may be.
+    Full,
+    /// The blob ends here, or an error is due.
+    Ended,
+}
+
 /// A blob on its way into a decoder.
 pub(super) struct Source {
     blob: Box<dyn Read + Send>,
     pool: Arc<Pool>,
-    /// What was read last.
-    current: Option<Chunk>,
-    /// Where in it the first byte is that was not consumed.
+    /// What was read and not yet consumed, in order; of the first piece perhaps nothing is left.
+    pieces: VecDeque<Piece>,
+    /// Where in the first piece the first byte is that was not consumed.
     start: usize,
+    /// How many pieces may be there at a time for the sake of those that look ahead.
+    most: usize,
+    /// An error behind the last piece.
+    late: Option<Error>,
     ended: bool,
     digest: Running,
     read: u64,
@@ -52,7 +78,20 @@ impl Source {
         counters: Arc<Counters>,
     ) -> Self {
         let pool = Pool::new(chunk_bytes, CHUNKS);
-        Source { blob, pool, current: None, start: 0, ended: false, digest, read: 0, expected_size, cancel, counters }
+        Source {
+            blob,
+            pool,
+            pieces: VecDeque::new(),
+            start: 0,
+            most: 1,
+            late: None,
+            ended: false,
+            digest,
+            read: 0,
+            expected_size,
+            cancel,
+            counters,
+        }
     }
 
     /// Has threads compute the digest from now on.
@@ -61,26 +100,26 @@ impl Source {
         self
     }
 
-    /// Returns what was read and not yet consumed.
+    /// Returns what was read and not yet consumed, as far as it is in one piece.
     pub(super) fn buffered(&self) -> &[u8] {
-        self.current.as_ref().and_then(|chunk| chunk.get(self.start..)).unwrap_or(&[])
+        self.pieces.front().and_then(|piece| piece.chunk.get(self.start..)).unwrap_or(&[])
     }
 
     pub(super) fn consume(&mut self, n: usize) {
-        self.start = self.start.saturating_add(n).min(self.current.as_ref().map_or(0, |chunk| chunk.len()));
+        self.start = self.start.saturating_add(n).min(self.pieces.front().map_or(0, |piece| piece.chunk.len()));
     }
 
-    /// Tells whether the blob's end was seen.
+    /// Tells whether the blob's end was seen and nothing is left before it.
     pub(super) fn ended(&self) -> bool {
-        self.ended
+        self.ended && self.pieces.len() <= 1 && self.late.is_none()
     }
 
     /// Returns the offset in the blob of the first byte that was not consumed.
     pub(super) fn position(&self) -> u64 {
-        self.read - self.buffered().len() as u64
+        self.pieces.front().map_or(self.read, |piece| piece.at + self.start as u64)
     }
 
-    /// Reads on, in place of what is buffered.
+    /// Goes on to the next piece, in place of what is buffered.
     ///
     /// # Errors
     /// `Integrity` when the blob turns out shorter or longer than promised, `Cancelled`, or what reading gave.
@@ -90,11 +129,22 @@ impl Source {
 
     /// As [`Source::refill`], until `least` bytes are there or the blob ends.
     pub(super) fn fill(&mut self, least: usize) -> Result<(), Error> {
-        self.current = None;
+        self.pieces.pop_front();
         self.start = 0;
+        if !self.pieces.is_empty() {
+            return Ok(());
+        }
+        match self.late.take() {
+            Some(err) => Err(err),
+            None => self.read_piece(least),
+        }
+    }
+
+    fn read_piece(&mut self, least: usize) -> Result<(), Error> {
         let Some(mut chunk) = self.pool.acquire() else {
             return Err(Error::new(ErrorKind::Other, "the layer stream was stopped"));
         };
+        let at = self.read;
         let mut have = 0;
         while have < least && !self.ended {
             let most = match self.expected_size {
@@ -114,18 +164,76 @@ impl Source {
         if have > 0 {
             self.digest.push(&chunk);
         }
-        self.current = Some(chunk);
         match self.expected_size {
             Some(size) if self.read > size => {
                 let what = format!("the blob is longer than the {size} bytes its descriptor says");
-                Err(Error::new(ErrorKind::Integrity, what))
+                return Err(Error::new(ErrorKind::Integrity, what));
             }
             Some(size) if self.ended && self.read < size => {
                 let what = format!("the blob has {} bytes, its descriptor says {size}", self.read);
-                Err(Error::new(ErrorKind::Integrity, what))
+                return Err(Error::new(ErrorKind::Integrity, what));
             }
-            _ => Ok(()),
+            _ => {}
         }
+        if have > 0 {
+            self.pieces.push_back(Piece { at, chunk });
+        }
+        Ok(())
+    }
+
+    /// Returns how long a piece is at most.
+    pub(super) fn piece_bytes(&self) -> usize {
+        self.pool.chunk_bytes()
+    }
+
+    /// Allows to look ahead over `pieces` pieces.
+    pub(super) fn grow(&mut self, pieces: usize) {
+        self.pool.grow(pieces);
+        self.most = self.most.saturating_add(pieces);
+    }
+
+    /// Reads one piece more without consuming any; an error stays behind the pieces before it.
+    pub(super) fn look_ahead(&mut self) -> Ahead {
+        if self.ended || self.late.is_some() {
+            return Ahead::Ended;
+        }
+        if self.pieces.len() >= self.most {
+            return Ahead::Full;
+        }
+        self.late = self.read_piece(1).err();
+        if self.ended || self.late.is_some() { Ahead::Ended } else { Ahead::Read }
+    }
+
+    /// Returns the offset of the first byte of the blob that is not there yet.
+    pub(super) fn end(&self) -> u64 {
+        self.pieces.back().map_or(self.read, |piece| piece.at + piece.chunk.len() as u64)
+    }
+
+    /// Returns the bytes from `offset` on, as far as they are there and in one piece.
+    pub(super) fn at(&self, offset: u64) -> &[u8] {
+        let number = self.pieces.partition_point(|piece| piece.at <= offset).saturating_sub(1);
+        let Some(piece) = self.pieces.get(number) else { return &[] };
+        let start = offset.checked_sub(piece.at).and_then(|start| usize::try_from(start).ok());
+        start.and_then(|start| piece.chunk.get(start..)).unwrap_or(&[])
+    }
+
+    /// Returns what holds the bytes from `from` to `to`, and where.
+    pub(super) fn part(&self, from: u64, to: u64) -> Vec<(Chunk, Range<usize>)> {
+        let within = |piece: &Piece, offset: u64| {
+            usize::try_from(offset.saturating_sub(piece.at)).unwrap_or(usize::MAX).min(piece.chunk.len())
+        };
+        let all = self.pieces.iter().map(|piece| (piece, within(piece, from)..within(piece, to)));
+        all.filter(|(_, range)| !range.is_empty()).map(|(piece, range)| (piece.chunk.clone(), range)).collect()
+    }
+
+    /// Consumes everything before `offset`, which is not behind [`Source::end`].
+    pub(super) fn skip_to(&mut self, offset: u64) {
+        while self.pieces.get(1).is_some_and(|next| next.at <= offset) {
+            self.pieces.pop_front();
+            self.start = 0;
+        }
+        let ahead = offset.saturating_sub(self.position());
+        self.consume(usize::try_from(ahead).unwrap_or(usize::MAX));
     }
 
     fn read_once(&mut self, room: &mut [u8]) -> Result<usize, Error> {
@@ -148,7 +256,8 @@ impl Source {
     /// # Errors
     /// Those of [`Source::refill`].
     pub(super) fn drain(&mut self) -> Result<(), Error> {
-        while !self.ended {
+        self.pieces.clear();
+        while !self.ended() {
             self.refill()?;
         }
         Ok(())

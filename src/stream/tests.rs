@@ -3,6 +3,7 @@
 mod corpus;
 mod damage;
 mod formats;
+mod members;
 mod threads;
 
 use std::io::{BufRead, Write};
@@ -115,8 +116,10 @@ const SMALL: Buffers = Buffers { input_bytes: 1009, chunk_bytes: 4093, chunks: 3
 /// Runs a blob inline and pipelined, in big and in tiny pieces; asserts that it makes no difference.
 #[track_caller]
 fn both_with(blob: &[u8], options: &StreamOptions) -> Outcome {
-    let run =
-        |threads, pieces, buffers| outcome(open(blob, pieces, StreamOptions { threads, buffers, ..options.clone() }));
+    let run = |threads, pieces, buffers| {
+        let decoders = Decoders::new(3);
+        outcome(open(blob, pieces, StreamOptions { threads, buffers, decoders, ..options.clone() }))
+    };
     let inline = run(Threads::Inline, usize::MAX, Buffers::default());
     assert_eq!(inline, run(Threads::Pipelined, usize::MAX, Buffers::default()));
     let (pieces, buffers) = if inline.bytes.len() < 6000 { (1, TINY) } else { (997, SMALL) };
@@ -138,7 +141,8 @@ fn both_with(blob: &[u8], options: &StreamOptions) -> Outcome {
 /// Runs a small blob inline and pipelined, in tiny pieces only, where a test has thousands of blobs.
 #[track_caller]
 fn tiny(blob: &[u8], expected: Expected) -> Outcome {
-    let options = StreamOptions { expected, buffers: TINY, ..StreamOptions::default() };
+    let decoders = Decoders::new(3);
+    let options = StreamOptions { expected, buffers: TINY, decoders, ..StreamOptions::default() };
     let inline = outcome(open(blob, 5, StreamOptions { threads: Threads::Inline, ..options.clone() }));
     assert_eq!(inline, outcome(open(blob, 5, StreamOptions { threads: Threads::Pipelined, ..options })));
     inline

@@ -4,16 +4,18 @@
 //! anywhere, zero padding after the last one, and the window limit, which is checked on the frame header before libzstd
 //! allocates anything.
 
-use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name, zstd_sys::ZSTD_ErrorCode};
+use zstd::zstd_safe::{
+    DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name, zstd_sys::ZSTD_ErrorCode,
+};
 
 use crate::cancel::CancelToken;
 use crate::stream::decode::{DecodeError, Decoder, Step};
 use crate::stream::report::Framing;
 use crate::stream::window::{self, WindowMemory, WindowPlace};
 
-const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+pub(super) const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Magic, descriptor, window, dictionary id and content size at their longest (a window excludes nothing else).
-const MAX_HEADER: usize = 4 + 1 + 1 + 4 + 8;
+pub(super) const MAX_HEADER: usize = 4 + 1 + 1 + 4 + 8;
 /// The smallest and largest limits that libzstd takes (`ZSTD_WINDOWLOG_ABSOLUTEMIN`, `ZSTD_WINDOWLOG_MAX_64`).
 const WINDOW_LOGS: std::ops::RangeInclusive<u32> = 10..=31;
 
@@ -164,6 +166,10 @@ impl Decoder for Zstd {
                         self.framing.members += 1;
                         self.have = 0;
                         self.place = Place::Header;
+                        // A step that took or made nothing would mean that there is no progress.
+                        if produced > 0 || input.len() < all.len() {
+                            break;
+                        }
                     }
                 }
                 Place::Skippable { left } => {
@@ -171,12 +177,8 @@ impl Decoder for Zstd {
                     input = input.get(n..).unwrap_or(&[]);
                     // At most `left`, so it fits.
                     let left = left - n as u32;
-                    if left == 0 {
-                        self.place = Place::Header;
-                    } else {
-                        self.place = Place::Skippable { left };
-                        break;
-                    }
+                    self.place = if left == 0 { Place::Header } else { Place::Skippable { left } };
+                    break;
                 }
                 Place::Padding => {
                     if input.iter().any(|&b| b != 0) {
@@ -196,6 +198,24 @@ impl Decoder for Zstd {
         Framing { padding: self.framing.padding.saturating_add(unread), ..self.framing }
     }
 
+    fn between(&self) -> bool {
+        self.place == Place::Header && self.have == 0
+    }
+
+    fn restart(&mut self) -> Result<(), DecodeError> {
+        self.context.reset(ResetDirective::SessionOnly).map_err(of_libzstd)?;
+        self.place = Place::Header;
+        self.have = 0;
+        self.framing = Framing::default();
+        Ok(())
+    }
+
+    fn count(&mut self, passed: Framing) {
+        self.framing.starts_skippable |= passed.starts_skippable && self.framing.members == 0;
+        self.framing.members = self.framing.members.saturating_add(passed.members);
+        self.framing.skippable = self.framing.skippable.saturating_add(passed.skippable);
+    }
+
     fn end(&self) -> Result<(), DecodeError> {
         match self.place {
             // Fewer than four zero bytes are padding as well.
@@ -210,7 +230,7 @@ impl Decoder for Zstd {
 }
 
 /// Says how long the header that starts with `seen` is, as far as `seen` tells.
-fn needed_header(seen: &[u8]) -> Result<usize, DecodeError> {
+pub(super) fn needed_header(seen: &[u8]) -> Result<usize, DecodeError> {
     let Some((magic, rest)) = seen.split_first_chunk::<4>() else { return Ok(4) };
     match (*magic, rest.first()) {
         (FRAME, None) => Ok(5),
@@ -232,34 +252,39 @@ fn needed_header(seen: &[u8]) -> Result<usize, DecodeError> {
 }
 
 /// What a complete frame header asks for (RFC 8878, section 3.1.1.1).
-struct FrameInfo {
-    window: u64,
-    dictionary: u32,
+pub(super) struct FrameInfo {
+    pub(super) window: u64,
+    pub(super) dictionary: u32,
+    /// Bytes that the frame stands for.
+    pub(super) content: Option<u64>,
+    pub(super) checksum: bool,
 }
 
 impl FrameInfo {
-    fn parse(header: &[u8]) -> FrameInfo {
+    pub(super) fn parse(header: &[u8]) -> FrameInfo {
         let mut rest = header.get(4..).unwrap_or(&[]).iter().copied();
         let mut number = |bytes: u32| (0..bytes).fold(0u64, |n, i| n | u64::from(rest.next().unwrap_or(0)) << (8 * i));
         let descriptor = number(1) as u8;
         let single_segment = descriptor & 0x20 != 0;
         let window = if single_segment { None } else { Some(number(1)) };
         let dictionary = number([0, 1, 2, 4][usize::from(descriptor & 3)]) as u32;
-        let content = number(match descriptor >> 6 {
-            0 => 1,
-            1 => 2,
-            2 => 4,
-            _ => 8,
-        });
+        let content = match descriptor >> 6 {
+            0 if !single_segment => None,
+            0 => Some(number(1)),
+            // Two bytes count from 256.
+            1 => Some(number(2) + 256),
+            2 => Some(number(4)),
+            _ => Some(number(8)),
+        };
         let window = match window {
             // Five bits of exponent and three of mantissa: at most 2^41 + 7 * 2^38.
             Some(byte) => {
                 let base = 1u64 << (10 + (byte >> 3));
                 base + (base / 8) * (byte & 7)
             }
-            None => content,
+            None => content.unwrap_or(0),
         };
-        FrameInfo { window, dictionary }
+        FrameInfo { window, dictionary, content, checksum: descriptor & 4 != 0 }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::policy::XattrFlavour;
 use crate::root::{Dir, Resolver};
 use crate::store::Flavour;
 use crate::stream::{
-    Buffers, Codec, Expected, Hashers, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory,
+    Buffers, Codec, Decoders, Expected, Hashers, LayerStream, StreamOptions, StreamReport, Threads, WindowMemory,
 };
 
 use super::{Event, Events, Options, resolving};
@@ -29,6 +29,8 @@ pub(super) struct Bench<'a> {
     pub windows: WindowMemory,
     /// The threads that compute the digests of all layers together.
     pub hashers: Hashers,
+    /// How many threads may decompress parts of layers, of all layers together.
+    pub decoders: Decoders,
 }
 
 /// Where one layer goes.
@@ -72,6 +74,7 @@ pub(super) struct Laid {
 impl<'a> Bench<'a> {
     pub(super) fn new(options: &'a Options, flavour: Flavour, events: Events<'a>) -> Bench<'a> {
         let windows = WindowMemory::new(&options.limits);
+        let threads = options.jobs.min(crate::sys::available_cpus());
         Bench {
             options,
             flavour,
@@ -79,7 +82,8 @@ impl<'a> Bench<'a> {
             keeps: false,
             stop: AtomicBool::new(false),
             windows,
-            hashers: Hashers::new(options.jobs.min(crate::sys::available_cpus())),
+            hashers: Hashers::new(threads),
+            decoders: Decoders::new(threads),
         }
     }
 
@@ -121,6 +125,7 @@ impl<'a> Bench<'a> {
                 buffers: Buffers::default(),
                 windows: self.windows.clone(),
                 hashers: self.hashers.clone(),
+                decoders: self.decoders.clone(),
                 trace: self.options.trace.layer(index),
             },
         )?;

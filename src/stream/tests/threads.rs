@@ -189,7 +189,10 @@ fn without_threads_the_caller_runs_the_stages() {
     let blob = gz(&data);
     let mut stream = open(&blob, usize::MAX, StreamOptions::default()).unwrap();
     let State::Inline(parts) = std::mem::replace(&mut stream.state, State::Lost) else { panic!() };
-    let Err(parts) = Pipeline::start(*parts, &Hashers::new(1), without("decode")) else { panic!("it started") };
+    let parallel = stream.parallel.take().unwrap();
+    let Err(parts) = Pipeline::start(*parts, &Hashers::new(1), parallel, without("decode")) else {
+        panic!("it started")
+    };
     stream.state = State::Inline(parts);
     stream.threads = Threads::Inline;
     assert_eq!(outcome(Ok(stream)).bytes, data);

@@ -54,8 +54,8 @@ fn cases(out: &mut Out) {
             out.add("apply_tree", case.name, &[&[choice | 8], &text[..]].concat());
             out.add("whiteout_plan", case.name, &[&[choice & 3, 0, 7], &text[..]].concat());
             // The other namespace, kept labels, whiteouts as xattrs, no devices, tolerated xattrs; squashed owners, few
-            // entries, no end mark, a label in front, cut off.
-            let (others, befalls) = ([4, 8, 16, 20, 32, 96], [0, 1, 2, 4, 8, 128, 200]);
+            // entries, no end mark, a label in front, cut off, another archive behind it.
+            let (others, befalls) = ([4, 8, 16, 20, 32, 96], [0, 1, 2, 4, 8, 128, 200, 252]);
             let bytes = [others[n % others.len()] | choice & 3, befalls[n % befalls.len()], n as u8];
             out.add("whiteout_plan", &format!("{}-odd", case.name), &[&bytes, &text[..]].concat());
         }

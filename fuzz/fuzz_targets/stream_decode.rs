@@ -278,6 +278,7 @@ fn run(input: &Input, blob: &[u8], diff_id: Option<DiffId>, threads: Threads) ->
     if let Ok(report) = &result {
         assert_eq!(report.codec, codec);
         assert_eq!(progress.compressed_bytes(), report.compressed_bytes);
+        assert!(progress.framing().is_some(), "a blob that was read to its end is packed somehow");
     }
     (bytes, result)
 }

@@ -15,6 +15,7 @@ use testkit::model::{self, Meaning, Model};
 use testkit::tar::{Header, TarBuilder};
 use testkit::tree::Kind;
 use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe};
+use unply::apply::inventory::Inventory;
 use unply::apply::journal::{Reader, Record};
 use unply::apply::{Action, ApplyOptions, LayerFacts, PlanOptions, Target, apply_layer, plan};
 use unply::error::ErrorKind;
@@ -69,6 +70,8 @@ fn archive(layer: &[EntrySpec], damage: u8) -> Vec<u8> {
         1 => tar.unfinished(),
         // Something that is skipped.
         2 => TarBuilder::new().member(Header::new(b'V', "label"), "text").raw(tar.finish()).unfinished(),
+        // Another archive behind the end, which nobody reads.
+        63 => TarBuilder::new().raw(tar.finish()).raw(testkit::layer(layer)).unfinished(),
         // Cut off somewhere.
         n => {
             let mut bytes = tar.finish();
@@ -103,6 +106,8 @@ fn lay(place: &Path, layer: &[EntrySpec], damage: u8, options: &ApplyOptions) ->
         }
     }
     deletions.sort();
+    let reader = Reader::new(std::io::BufReader::new(File::open(place.join("journal")).unwrap())).unwrap();
+    Inventory::read(reader).expect("what was laid down adds up");
     Ok(Laid { tree, facts: applied.facts, deletions })
 }
 

@@ -39,6 +39,26 @@ struct Arguments {
     markdown: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// The command that gives these images to these tools.
+    fn command(&self) -> String {
+        let mut out = "tests/differential/run".to_string();
+        for (tool, n) in &self.images {
+            out += &format!(" --images {}={n}", tool.name());
+        }
+        if self.first != 1 {
+            out += &format!(" --first {}", self.first);
+        }
+        if let Some(case) = &self.case {
+            out += &format!(" --case {case}");
+        }
+        if self.tools != Tool::ALL {
+            self.tools.iter().for_each(|tool| out += &format!(" {}", tool.name()));
+        }
+        out
+    }
+}
+
 fn usage(message: &str) -> ! {
     eprintln!("{message}\n{USAGE}");
     std::process::exit(2)
@@ -178,6 +198,7 @@ fn main() {
             report.merge(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
     });
+    report.command = arguments.command();
     print!("{}", report.text());
     let written = [(&arguments.json, report.json()), (&arguments.markdown, report.markdown())];
     for (path, content) in written {

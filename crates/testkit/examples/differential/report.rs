@@ -8,15 +8,14 @@ use std::fmt::Write;
 use testkit::Tree;
 use testkit::model::Refusal;
 
-/// The start of the Markdown page.
+/// The start of the Markdown page; `COMMAND` is what was asked for.
 const HEADER: &str = "\
 # Other tools, measured against the rules
 
-Written by `tests/differential/run --markdown docs/differential.md --images umoci=1000 --images containerd=300 \
---images podman=300 --images docker=100` (as root; every tool that is installed takes part). It sends testkit's cases and \
-random images, the latter as they are and once more without the entries that the tool refuses, through other tools and \
-through `unply unpack`. unply's tree must be the reference model's. The tool's tree must be exactly the one that an \
-imitation of that tool predicts (`crates/testkit/examples/differential/`), and each of its differences from the rules' \
+Written by `COMMAND --markdown docs/differential.md` (as root; every tool that is installed takes part). It sends testkit's \
+cases and random images, the latter as they are and once more without the entries that the tool refuses, through other \
+tools and through `unply unpack`. unply's tree must be the reference model's. The tool's tree must be exactly the one that \
+an imitation of that tool predicts (`crates/testkit/examples/differential/`), and each of its differences from the rules' \
 tree must have a rule that names it; the run fails otherwise.
 
 \"differ\" counts images in which the tool shows something else than the rule asks for, \"differ elsewhere\" images in \
@@ -50,6 +49,8 @@ struct Totals {
 /// A run's result.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// The command that asked for this run, without the files to write.
+    pub command: String,
     pub versions: Vec<(Tool, String)>,
     pub skipped: Vec<(Tool, String)>,
     pub unexplained: usize,
@@ -165,7 +166,7 @@ impl Report {
     }
 
     pub fn markdown(&self) -> String {
-        let mut out = HEADER.to_string();
+        let mut out = HEADER.replace("COMMAND", &self.command);
         for (tool, version) in &self.versions {
             let t = &self.totals[tool];
             writeln!(

@@ -349,6 +349,41 @@ fn layers_are_shared_and_unpacked_once_by_many_at_once() {
 }
 
 #[test]
+fn p11_one_bad_layer_of_several_at_once_fails_the_image_and_the_finished_ones_stay() {
+    if !root_or_skip("p11_one_bad_layer_of_several_at_once_fails_the_image_and_the_finished_ones_stay") {
+        return;
+    }
+    let lab = Lab::new();
+    let layers: Vec<Vec<EntrySpec>> =
+        (0..6).map(|n| vec![dir("d/"), file(format!("d/f{n}"), "x".repeat(n * 10_000)), file("top", "t")]).collect();
+    let layout = lab.path().join("i");
+    let built = OciLayout::new(&layout).unwrap().add(&ImageSpec::new(tars(&layers)).tag("t")).unwrap();
+    let reference: Reference = format!("oci:{}:t", layout.display()).parse().unwrap();
+    for (jobs, bad) in (0..6).flat_map(|bad| [(1, bad), (3, bad), (8, bad)]) {
+        let at = format!("layer {bad} of 6 is bad, {jobs} at once");
+        let root = lab.path().join(format!("store-{jobs}-{bad}"));
+        let store = unpack::open_store(&root, false).unwrap();
+        let options = Options { jobs, ..quick() };
+        let blob = layout.join("blobs/sha256").join(&built.layers[bad]);
+        let good = std::fs::read(&blob).unwrap();
+        let mut damaged = good.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        std::fs::write(&blob, damaged).unwrap();
+        let e = unpack::pull(&reference, &store, &options, &|_| {}).unwrap_err();
+        std::fs::write(&blob, good).unwrap();
+        assert_eq!(e.kind(), ErrorKind::Integrity, "{at}: {e}");
+        assert_eq!((store.images().unwrap().len(), store.check().unwrap()), (0, vec![]), "{at}");
+        assert_eq!(names(&root.join("staging")), [""; 0], "{at}");
+        let stayed = store.layers().unwrap().len();
+        assert!(stayed < layers.len(), "{at}");
+        let pulled = unpack::pull(&reference, &store, &options, &|_| {}).unwrap();
+        assert_eq!(pulled.layers.iter().filter(|layer| layer.reused).count(), stayed, "{at}");
+        // The image's layer whose blob was damaged is not among them.
+        assert!(!pulled.layers[bad].reused, "{at}");
+    }
+}
+
+#[test]
 fn a_held_chain_is_not_collected() {
     if !root_or_skip("a_held_chain_is_not_collected") {
         return;

@@ -319,7 +319,7 @@ fn a_read_only_file_system_is_named_and_can_still_be_looked_at() {
 
 /// A disk that fails to write: the error comes out of the one call that waits for it, and nothing counts as published.
 #[test]
-fn p9_a_write_error_of_the_disk_is_an_error_of_the_command() {
+fn p09_a_write_error_of_the_disk_is_an_error_of_the_command() {
     if !disks_or_skip("a write error of the disk") {
         return;
     }

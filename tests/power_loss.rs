@@ -302,8 +302,8 @@ fn judge(field: &Field, sound: &Trees, promise: &Promise, at: &str) -> Vec<Strin
 
 /// Rule P9: after a loss of power at any moment no layer is incomplete, and nothing is lost that a command had published.
 #[test]
-fn p9_no_cut_of_power_leaves_an_incomplete_layer_or_takes_what_was_published() {
-    if !disks_or_skip("p9_no_cut_of_power_leaves_an_incomplete_layer_or_takes_what_was_published") {
+fn p09_no_cut_of_power_leaves_an_incomplete_layer_or_takes_what_was_published() {
+    if !disks_or_skip("p09_no_cut_of_power_leaves_an_incomplete_layer_or_takes_what_was_published") {
         return;
     }
     let field = Field::new();
@@ -354,8 +354,8 @@ fn p9_no_cut_of_power_leaves_an_incomplete_layer_or_takes_what_was_published() {
 
 /// What was written without syncs counts as absent in the next boot, whatever of it is there, and is unpacked again.
 #[test]
-fn p9_what_no_durable_left_is_unpacked_again_after_a_reboot() {
-    if !disks_or_skip("p9_what_no_durable_left_is_unpacked_again_after_a_reboot") {
+fn p09_what_no_durable_left_is_unpacked_again_after_a_reboot() {
+    if !disks_or_skip("p09_what_no_durable_left_is_unpacked_again_after_a_reboot") {
         return;
     }
     let field = Field::new();
@@ -393,8 +393,8 @@ fn p9_what_no_durable_left_is_unpacked_again_after_a_reboot() {
 
 /// A durable command over what `--no-durable` left in this boot syncs it once, and then it survives.
 #[test]
-fn p9_a_durable_pull_makes_good_what_no_durable_left() {
-    if !disks_or_skip("p9_a_durable_pull_makes_good_what_no_durable_left") {
+fn p09_a_durable_pull_makes_good_what_no_durable_left() {
+    if !disks_or_skip("p09_a_durable_pull_makes_good_what_no_durable_left") {
         return;
     }
     let field = Field::new();

@@ -210,7 +210,7 @@ fn every_kind_of_damage_is_found_and_named() {
 
 #[test]
 fn p16_one_flipped_byte_behind_size_and_mtime_is_found_by_content_alone() {
-    if !root_or_skip("p16_one_flipped_byte") {
+    if !root_or_skip("p16_one_flipped_byte_behind_size_and_mtime_is_found_by_content_alone") {
         return;
     }
     let lab = Lab::new();

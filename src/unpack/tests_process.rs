@@ -270,7 +270,7 @@ fn syncs_of_a_pull(place: &Path, durable: bool) -> usize {
 }
 
 #[test]
-fn p9_one_syncfs_a_group_and_none_where_nothing_is_new() {
+fn p09_one_syncfs_a_group_and_none_where_nothing_is_new() {
     let layers: Vec<Vec<EntrySpec>> =
         ["a", "b", "c"].map(|d| vec![dir(d), file(format!("{d}/f"), d), file(format!("{d}/g"), "x")]).into();
     let scratch = || scratch_with(&layers);
@@ -286,7 +286,7 @@ fn p9_one_syncfs_a_group_and_none_where_nothing_is_new() {
 }
 
 #[test]
-fn p9_a_durable_use_of_a_stored_image_makes_it_durable() {
+fn p09_a_durable_use_of_a_stored_image_makes_it_durable() {
     let place = scratch();
     assert_eq!(syncs_of_a_pull(place.path(), false), 0);
     let store = open_store(&place.path().join("store"), true).unwrap();
@@ -298,7 +298,7 @@ fn p9_a_durable_use_of_a_stored_image_makes_it_durable() {
 
 /// The error of the one call that makes everything safe is the error of the command (moby and containerd lost it for years).
 #[test]
-fn p9_a_syncfs_that_fails_publishes_nothing() {
+fn p09_a_syncfs_that_fails_publishes_nothing() {
     let place = scratch();
     let store = open_store(&place.path().join("store"), true).unwrap();
     let pull = || pull(&reference(place.path()), &store, &Options::default(), &|_| {});

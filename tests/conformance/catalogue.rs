@@ -106,6 +106,7 @@ pub const SECTIONS: &[Section] = &[
     Section { letter: 'Z', title: "Compression and digests", rules: 17 },
     Section { letter: 'I', title: "Images, indexes, archives", rules: 19 },
     Section { letter: 'N', title: "Mounts", rules: 17 },
+    Section { letter: 'P', title: "The store and its snapshots", rules: 16 },
     Section { letter: 'B', title: "Limits", rules: 11 },
     Section { letter: 'X', title: "What follows from several rules", rules: 13 },
 ];
@@ -194,6 +195,7 @@ pub fn rules() -> Vec<Rule> {
         images::compression(),
         images::images(),
         mounts::mounts(),
+        store::store(),
         mounts::limits(),
         mounts::further(),
     ]

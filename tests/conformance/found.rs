@@ -1,14 +1,14 @@
 //! Which tests guard a rule: found in the sources by their names, never listed by hand.
 //!
-//! Four kinds: images and archives of testkit (by their `rules`, and by name), test functions (every word of the name that is a rule
+//! Five kinds: images and archives of testkit (by their `rules`, and by name), test functions (every word of the name that is a rule
 //! in two digits, such as `fn z04_z11_…` or, in the escape catalogue, `s14_magic_link: |at| …`), and named entries of
-//! tables in `tests/`, such as `"t08_a_wrong_checksum"` in `tests/parsers.rs`.
+//! tables in `tests/`, such as `"t08_a_wrong_checksum"` in `tests/parsers.rs`; and the cases of the snapshot suite.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use testkit::cases;
+use testkit::{cases, snapshotter};
 
 use crate::catalogue::{Id, RULING, SECTIONS};
 
@@ -23,6 +23,8 @@ pub enum Sort {
     Function,
     /// An entry of a table that a `#[test]` function goes through.
     Attempt,
+    /// A case of testkit's snapshot suite, which `tests/snapshots.rs` runs on the library and on the command line.
+    Suite,
 }
 
 /// A test and the rules that it guards.
@@ -50,6 +52,10 @@ impl Found {
         }
         for archive in cases::archives() {
             found.case(Sort::Archive, archive.name, archive.rules);
+        }
+        for case in snapshotter::suite::cases() {
+            let rules = Id::parse(case.rule).filter(|id| exists(*id)).into_iter().collect();
+            found.tests.push(Test { sort: Sort::Suite, name: case.name.to_owned(), rules });
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for place in ["src", "tests", "crates/testkit/src"] {

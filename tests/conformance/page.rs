@@ -54,8 +54,8 @@ xattrs of `trusted.` and `security.`. The three ways and the model must agree th
 
 **What else was run by hand**, at what size and with which command: random images, mutants of the rules, the tools beside each other: [evidence](evidence.md).
 
-**What a cell says.** *Result* counts the images, the archives (layers as exact bytes, which `tests/archives.rs` brings the same ways and compares with the model), the test functions named after the rule, which `cargo test --workspace` runs too, and the
-entries of tables. For the tools: `same` means unply's result; otherwise what they do instead; `—` that
+**What a cell says.** *Result* counts the images, the archives (layers as exact bytes, which `tests/archives.rs` brings the same ways and compares with the model), the test functions named after the rule, which `cargo test --workspace` runs too, the
+entries of tables, and the cases of the snapshot suite, which `tests/snapshots.rs` runs on the library and on the command line. For the tools: `same` means unply's result; otherwise what they do instead; `—` that
 nothing is recorded. `[m]` was measured with {tools}
 on Linux 6.18. `[s]` is by source: code, tests, change logs or issues, partly of other versions. podman stands for
 containers-storage, which CRI-O uses too. Nothing here is a judgement on current releases.
@@ -71,12 +71,13 @@ fn summary(out: &mut String, rules: &[Rule], run: &Run, found: &Found) {
     let without = rules.iter().filter(|r| r.untested.is_some()).count();
     writeln!(
         out,
-        "\n## Summary\n\n**{} rules: {tested} tested, {without} not offered or not testable here.** {} images, {} archives, {} test functions, {} escape attempts carry a rule's number.\n",
+        "\n## Summary\n\n**{} rules: {tested} tested, {without} not offered or not testable here.** {} images, {} archives, {} test functions, {} escape attempts, {} cases of the snapshot suite carry a rule's number.\n",
         rules.len(),
         run.images(),
         found.count(Sort::Archive),
         found.count(Sort::Function),
         found.count(Sort::Attempt),
+        found.count(Sort::Suite),
     )
     .unwrap();
     writeln!(out, "| tool | same result [m] | same [s] | another result [m] | another [s] | neither | not recorded |")
@@ -140,7 +141,9 @@ fn result(tests: &[&Test], run: &Run) -> String {
         let refused = if refused > 0 { format!(" ({refused} refused)") } else { String::new() };
         parts.push(format!("{}{refused}", plural(images, "image")));
     }
-    for (sort, word) in [(Sort::Archive, "archive"), (Sort::Function, "test"), (Sort::Attempt, "escape")] {
+    for (sort, word) in
+        [(Sort::Archive, "archive"), (Sort::Suite, "suite case"), (Sort::Function, "test"), (Sort::Attempt, "escape")]
+    {
         match of(sort).count() {
             0 => {}
             n => parts.push(plural(n, word)),

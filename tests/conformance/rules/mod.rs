@@ -4,5 +4,6 @@ pub mod images;
 pub mod metadata;
 pub mod mounts;
 pub mod paths;
+pub mod store;
 pub mod tar;
 pub mod whiteouts;

@@ -19,6 +19,17 @@ pub(super) const MAX_HEADER: usize = 4 + 1 + 1 + 4 + 8;
 /// The smallest and largest limits that libzstd takes (`ZSTD_WINDOWLOG_ABSOLUTEMIN`, `ZSTD_WINDOWLOG_MAX_64`).
 const WINDOW_LOGS: std::ops::RangeInclusive<u32> = 10..=31;
 
+/// libzstd gives up a buffer that was too large for 128 frames in a row.
+const PRIMED: u32 = 64;
+/// As a number of frames: the context has to be a new one.
+const STALE: u32 = u32::MAX;
+
+fn new_context(log: u32) -> Result<DCtx<'static>, DecodeError> {
+    let mut context = DCtx::try_create().ok_or(DecodeError::Memory("zstd"))?;
+    context.set_parameter(DParameter::WindowLogMax(log)).map_err(of_libzstd)?;
+    Ok(context)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Before a frame: the blob may end, unless a part of a header came already.
@@ -43,6 +54,9 @@ pub(super) struct Zstd {
     windows: WindowMemory,
     cancel: CancelToken,
     window_limit: u64,
+    log: u32,
+    /// Frames since the context was primed; see [`Zstd::prime`].
+    unprimed: u32,
     header: [u8; MAX_HEADER],
     have: usize,
     framing: Framing,
@@ -51,19 +65,33 @@ pub(super) struct Zstd {
 impl Zstd {
     pub(super) fn new(max_window_log: u32, windows: WindowMemory, cancel: CancelToken) -> Result<Self, DecodeError> {
         let log = max_window_log.clamp(*WINDOW_LOGS.start(), *WINDOW_LOGS.end());
-        let mut context = DCtx::try_create().ok_or(DecodeError::Memory("zstd"))?;
-        context.set_parameter(DParameter::WindowLogMax(log)).map_err(of_libzstd)?;
-        Ok(Zstd {
+        let mut zstd = Zstd {
             place: Place::Header,
-            context,
+            context: new_context(log)?,
             large: None,
             windows,
             cancel,
             window_limit: 1 << log,
+            log,
+            unprimed: 0,
             header: [0; MAX_HEADER],
             have: 0,
             framing: Framing::default(),
-        })
+        };
+        zstd.prime()?;
+        Ok(zstd)
+    }
+
+    /// Has libzstd keep a buffer for windows of [`window::FREE`] bytes. It would take one that fits a frame else, or keep that
+    /// of an earlier frame: then what comes of a frame that lies about its content would depend on the frames before it,
+    /// which another decoder may have decoded. Memory that is not written costs nothing.
+    fn prime(&mut self) -> Result<(), DecodeError> {
+        let exponent = self.log.min(window::FREE.ilog2()).saturating_sub(*WINDOW_LOGS.start()) as u8;
+        let [a, b, c, d] = FRAME;
+        self.run(&[a, b, c, d, 0, exponent << 3], &mut [0])?;
+        self.context.reset(ResetDirective::SessionOnly).map_err(of_libzstd)?;
+        self.unprimed = 0;
+        Ok(())
     }
 
     /// Takes header bytes from `input` until the header is complete, then decides what it starts.
@@ -112,6 +140,14 @@ impl Zstd {
         if info.window > window::FREE && self.large.is_none() {
             self.large = Some(self.windows.take(&self.cancel).ok_or(DecodeError::Cancelled)?);
         }
+        if self.unprimed >= PRIMED {
+            if self.unprimed == STALE {
+                self.context = new_context(self.log)?;
+            }
+            self.prime()?;
+        }
+        // A larger buffer than others have goes with its frame.
+        self.unprimed = if info.window > window::FREE { STALE } else { self.unprimed + 1 };
         self.place = Place::Feeding { fed: 0 };
         Ok(())
     }

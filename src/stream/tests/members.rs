@@ -217,6 +217,24 @@ fn flipped_bits_give_the_serial_verdict() {
     }
 }
 
+/// libzstd keeps buffers from frame to frame: what it says of a frame that stands for more than it states must not
+/// depend on which frames it saw before.
+#[test]
+fn a_frame_that_lies_gives_the_serial_verdict_whatever_came_before() {
+    let data = text(60_000);
+    for (before, lying) in [(9_000, 700), (700, 9_000), (16_000, 300), (300, 300)] {
+        let mut frame = zst_sized(&data[..lying]);
+        // Two bytes of content size behind the descriptor, of a single segment.
+        assert_eq!(frame[4] >> 5, 0b011);
+        frame[5..7].copy_from_slice(&[7, 0]);
+        for count in [1, 5, 20, 150] {
+            let first = in_members(&data.repeat(1 + before * count / data.len())[..before * count], before, zst_sized);
+            let (out, _) = same(&[first, frame.clone(), zst_sized(&data[..900])].concat());
+            out.assert_fails(ErrorKind::Malformed, "zstd data is damaged");
+        }
+    }
+}
+
 #[test]
 fn garbage_after_members_is_found_where_the_serial_decoder_finds_it() {
     let data = text(50_000);

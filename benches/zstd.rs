@@ -28,7 +28,7 @@ fn zstd(c: &mut Criterion) {
     // Frames of unlike sizes, as of files; and of 64 KiB.
     let by_file = common::by_file(&tar, testkit::zstd);
     let even: Vec<u8> = tar.chunks(64 << 10).flat_map(testkit::zstd).collect();
-    for decoders in [1, 2] {
+    for decoders in [1, 3] {
         group.bench_function(format!("frames-by-file/{decoders}"), |b| {
             b.iter(|| common::read_shared(black_box(&by_file), decoders));
         });

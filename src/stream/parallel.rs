@@ -42,6 +42,9 @@ use crate::trace::{LayerTrace, Recorder, Stage};
 
 /// Decoders that one stream may have.
 const MOST: usize = 4;
+/// With fewer the serial decoder keeps up: on two CPUs hashing and writing have use for the second one, and splitting was
+/// measured to cost what it brings (`docs/benchmarks.md`).
+const LEAST: usize = 3;
 /// Pieces of the blob that each of them may have read ahead.
 const PIECES: usize = 20;
 /// Batches that wait for a decoder, so that none waits for a batch.
@@ -62,7 +65,7 @@ impl Default for Decoders {
 }
 
 impl Decoders {
-    /// Allows `threads`; below two no stream is split.
+    /// Allows `threads`; below [`LEAST`] no stream is split.
     pub fn new(threads: usize) -> Decoders {
         Decoders(Arc::new(AtomicUsize::new(threads)))
     }
@@ -73,9 +76,9 @@ impl Decoders {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes what is there, [`MOST`] at most; one would only do what the serial decoder does.
+    /// Takes what is there, [`MOST`] at most.
     fn take(&self) -> Option<Permits> {
-        let take = |free: usize| (free >= 2).then(|| free - free.min(MOST));
+        let take = |free: usize| (free >= LEAST).then(|| free - free.min(MOST));
         let free = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         Some(Permits { decoders: self.clone(), count: free.min(MOST) })
     }

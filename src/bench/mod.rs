@@ -287,8 +287,9 @@ fn cpu_seconds() -> Result<f64> {
     Ok(micros as f64 / 1e6)
 }
 
-/// Makes the kernel forget the highest use of memory so far (`man 5 proc_pid_clear_refs`).
+/// Makes the kernel forget the highest use of memory so far (`man 5 proc_pid_clear_refs`), and what is free with it.
 fn reset_peak() {
+    crate::sys::trim_heap();
     if let Ok(mut file) = File::options().write(true).open("/proc/self/clear_refs") {
         // Where this is not permitted the peak is that of the process.
         let _ = io::Write::write_all(&mut file, b"5");

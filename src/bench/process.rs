@@ -84,8 +84,10 @@ pub(super) fn pipeline(commands: Vec<Command>, cancel: &CancelToken) -> Result<U
     for name in &names {
         let Some(child) = running.0.last() else { break };
         while !sys::ended_within(child, LOOK)? {
-            for child in &running.0 {
-                peak = peak.max(resident(child.id()));
+            // Before its `exec` a child shows the memory of whoever started it.
+            let ours = resident(std::process::id());
+            for seen in running.0.iter().map(|child| resident(child.id())).filter(|seen| *seen != ours) {
+                peak = peak.max(seen);
             }
             cancel.check()?;
         }

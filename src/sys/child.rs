@@ -36,6 +36,11 @@ pub fn ended_within(child: &Child, patience: Duration) -> Result<bool, SysError>
     }
 }
 
+/// Gives freed memory back to the kernel, so that what is resident is what is in use.
+pub fn trim_heap() {
+    raw::trim_heap();
+}
+
 /// Waits until `child` has ended, and reaps it.
 ///
 /// # Errors

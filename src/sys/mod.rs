@@ -23,7 +23,7 @@ mod raw;
 pub(crate) mod sha256;
 mod xattr;
 
-pub use child::{Ended, end_of, ended_within};
+pub use child::{Ended, end_of, ended_within, trim_heap};
 pub use copy::{CopyMethod, reflink_or_copy};
 pub use error::SysError;
 pub use fd::{

@@ -142,6 +142,15 @@ pub(super) fn enter_root(command: &mut Command, root: OwnedFd, soft_files: Optio
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Gives freed memory that the C library keeps back to the kernel (`man 3 malloc_trim`); other libraries keep little.
+pub(super) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number and touches free memory alone, under the library's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// `wait4(pid, 0)`: how a child ended, and what it and the children that it waited for used.
 pub(super) fn wait4(pid: libc::pid_t) -> io::Result<(libc::c_int, libc::rusage)> {
     let mut status = 0;

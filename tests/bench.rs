@@ -305,9 +305,9 @@ fn a_bench_that_is_interrupted_leaves_nothing() {
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(100));
-        kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
         let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(130), "{fs}");
+        assert_eq!(output.status.code(), Some(143), "{fs}");
         place.is_clean();
     }
 }

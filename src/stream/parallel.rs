@@ -65,7 +65,7 @@ impl Default for Decoders {
 }
 
 impl Decoders {
-    /// Allows `threads`; below [`LEAST`] no stream is split.
+    /// Allows `threads`; below three no stream is split.
     pub fn new(threads: usize) -> Decoders {
         Decoders(Arc::new(AtomicUsize::new(threads)))
     }

@@ -283,11 +283,22 @@ fn run(input: &Input, blob: &[u8], diff_id: Option<DiffId>, threads: Threads) ->
     (bytes, result)
 }
 
+fn assert_alike(inline: &Outcome, piped: &Outcome) {
+    let cancelled = |outcome: &Outcome| matches!(outcome.1, Err((ErrorKind::Cancelled, _)));
+    if cancelled(inline) && cancelled(piped) {
+        // How far a reader comes after it was cancelled depends on where chunks end.
+        let least = inline.0.len().min(piped.0.len());
+        assert_eq!(inline.0[..least], piped.0[..least], "inline and pipelined differ");
+    } else {
+        assert_eq!(inline, piped, "inline and pipelined differ");
+    }
+}
+
 fuzz_target!(|input: Input| {
     let blob = input.blob();
-    let (bytes, inline) = run(&input, &blob, None, Threads::Inline);
-    let piped = run(&input, &blob, None, Threads::Pipelined);
-    assert_eq!((&bytes, &inline), (&piped.0, &piped.1), "inline and pipelined differ");
+    let first = run(&input, &blob, None, Threads::Inline);
+    assert_alike(&first, &run(&input, &blob, None, Threads::Pipelined));
+    let (bytes, inline) = first;
     if let Ok(report) = &inline {
         let sha256 = |data: &[u8]| format!("sha256:{}", testkit::sha256_hex(data));
         assert_eq!(report.compressed_bytes, blob.len() as u64);
@@ -305,7 +316,7 @@ fuzz_target!(|input: Input| {
         _ => return,
     };
     let with = run(&input, &blob, Some(promised), Threads::Inline);
-    assert_eq!(with, run(&input, &blob, Some(promised), Threads::Pipelined), "inline and pipelined differ");
+    assert_alike(&with, &run(&input, &blob, Some(promised), Threads::Pipelined));
     match (&inline, &with.1) {
         (Ok(a), Ok(b)) => assert!(a == b && input.diff_id == Promise::Right),
         (Ok(_), Err((kind, _))) => assert!(*kind == ErrorKind::Integrity && input.diff_id == Promise::Wrong),

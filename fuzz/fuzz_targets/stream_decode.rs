@@ -257,18 +257,25 @@ fn run(input: &Input, blob: &[u8], diff_id: Option<DiffId>, threads: Threads) ->
     let mut buf = vec![0; usize::from(input.read).max(1)];
     // Every stream is read to its end by half of the inputs.
     let reads = if input.reads < 128 { usize::MAX } else { usize::from(input.reads - 128) };
-    for n in 0..reads {
+    'reads: for n in 0..reads {
         if input.cancel.is_some_and(|at| usize::from(at) == n) {
             cancel.cancel();
         }
-        match stream.read(&mut buf) {
-            Ok(0) => break,
-            Ok(n) => bytes.extend_from_slice(&buf[..n]),
-            Err(e) => {
-                let error = from_io("read", e);
-                let again = from_io("read", stream.read(&mut buf).expect_err("an error must stick"));
-                assert_eq!((error.kind(), error.to_string()), (again.kind(), again.to_string()));
-                return (bytes, Err(failed(stream.damaged(error))));
+        // Filled up: one read stops where a chunk ends, and chunks end where threads like.
+        let mut filled = 0;
+        while filled < buf.len() {
+            match stream.read(&mut buf[filled..]) {
+                Ok(0) => break 'reads,
+                Ok(n) => {
+                    bytes.extend_from_slice(&buf[filled..filled + n]);
+                    filled += n;
+                }
+                Err(e) => {
+                    let error = from_io("read", e);
+                    let again = from_io("read", stream.read(&mut buf).expect_err("an error must stick"));
+                    assert_eq!((error.kind(), error.to_string()), (again.kind(), again.to_string()));
+                    return (bytes, Err(failed(stream.damaged(error))));
+                }
             }
         }
     }

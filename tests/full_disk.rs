@@ -12,7 +12,11 @@ use disk::{Fault, Mounted, Random, Rig, disks_or_skip};
 use serde_json::Value;
 use testkit::image::{ImageSpec, OciLayout};
 use testkit::{EntrySpec, dir, file, layer};
+use unply::apply::Writers;
+use unply::error::ErrorKind;
+use unply::image::Reference;
 use unply::store::Store;
+use unply::unpack::{Options, open_store, pull};
 
 /// Mounts of our own, images outside of the disks, and a mount point.
 struct Field {
@@ -238,6 +242,32 @@ fn p15_inodes_that_run_out_are_no_space_too() {
     let more = Command::new("mount").args(["-o", "remount,nr_inodes=2000"]).arg(field.place()).status().unwrap();
     assert!(more.success());
     assert_eq!(field.run(&["pull", &image]).with(0).reused(), 1);
+}
+
+/// What other threads meet is told as what the one that reads meets: the entry, and nothing stays.
+#[test]
+fn p15_a_disk_that_several_writers_fill_is_told_by_its_entry_and_nothing_stays() {
+    if !disks_or_skip("a disk that several writers fill") {
+        return;
+    }
+    let field = Field::new();
+    let first = vec![file("first", Random::new(5).bytes(300_000))];
+    let many = (0..3000).map(|n| file(format!("d{}/f{n}", n / 9), vec![b'x'; 2000])).collect();
+    let image: Reference = field.image("image", &[first, many]).parse().unwrap();
+    let options = Options { writers: Some(Writers::exactly(2, 8)), jobs: 1, ..Options::default() };
+    for (little, much) in [("size=4m", "size=64m"), ("size=64m,nr_inodes=700", "size=64m,nr_inodes=9000")] {
+        let mounted = field.tmpfs(little);
+        let store = open_store(&field.root(), false).unwrap();
+        let error = pull(&image, &store, &options, &|_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert!(error.to_string().contains("/f"), "{error}");
+        assert_eq!(field.rolled_back().layers().unwrap().len(), 1, "the finished layer is kept");
+        let more = Command::new("mount").args(["-o", &format!("remount,{much}")]).arg(field.place()).status().unwrap();
+        assert!(more.success());
+        pull(&image, &store, &options, &|_| {}).unwrap();
+        assert_eq!(field.rolled_back().images().unwrap().len(), 1);
+        drop((store, mounted));
+    }
 }
 
 #[test]

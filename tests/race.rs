@@ -392,9 +392,10 @@ impl std::io::BufRead for Interrupted<'_> {
 /// The same swap at a chosen moment: what stands at a name is no longer what was put there, and has to go.
 #[test]
 fn a_directory_that_nobody_made_there_is_not_removed() {
-    use unply::apply::{ApplyOptions, PlanOptions, Target, apply_layer};
+    use unply::apply::{ApplyOptions, PlanOptions, Target, Writers, apply_layer};
     use unply::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
     use unply::root::Dir;
+    use unply::trace::LayerTrace;
 
     let before = testkit::layer(&[dir("d/"), file("d/precious", "x"), symlink("l", "d2")]);
     let when = before.len() - 1024;
@@ -411,6 +412,8 @@ fn a_directory_that_nobody_made_there_is_not_removed() {
             let target = Target { tree, stash, journal: place.new_file(b"journal").unwrap().into() };
             let options = ApplyOptions {
                 sums: false,
+                writers: Writers::default(),
+                trace: LayerTrace::default(),
                 plan: PlanOptions {
                     tree: TreeOptions::default(),
                     flavour: XattrFlavour::User,

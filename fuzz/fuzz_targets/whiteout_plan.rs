@@ -17,10 +17,11 @@ use testkit::tree::Kind;
 use testkit::{DescribeOptions, EntrySpec, Tree, compare, describe};
 use unply::apply::inventory::Inventory;
 use unply::apply::journal::{Reader, Record};
-use unply::apply::{Action, ApplyOptions, LayerFacts, PlanOptions, Target, apply_layer, plan};
+use unply::apply::{Action, ApplyOptions, LayerFacts, PlanOptions, Target, Writers, apply_layer, plan};
 use unply::error::ErrorKind;
 use unply::policy::{Limits, LowerSymlinks, Ownership, Selinux, TreeOptions, WhiteoutForm, XattrFlavour};
 use unply::root::Dir;
+use unply::trace::LayerTrace;
 
 static SCRATCH: LazyLock<PathBuf> = LazyLock::new(unply_fuzz::scratch);
 
@@ -170,10 +171,17 @@ fuzz_target!(|data: &[u8]| {
         ownership: if more & 1 != 0 { Ownership::Squash } else { Ownership::Keep },
         skip_devices: choice & 32 != 0,
         tolerate_xattrs: choice & 64 != 0,
+        writers: Writers::exactly(0, 1),
+        trace: LayerTrace::default(),
+    };
+    // The other one by several threads, which changes nothing either.
+    let shared = ApplyOptions {
+        writers: Writers::exactly(1 + usize::from(seed % 2), 1 + usize::from(seed % 3)),
+        ..options.clone()
     };
     let (one, two) = (SCRATCH.join("one"), SCRATCH.join("two"));
     let other = if damage > 2 { layer.clone() } else { other };
-    let laid = [lay(&one, &layer, damage, &options), lay(&two, &other, damage, &options)];
+    let laid = [lay(&one, &layer, damage, &options), lay(&two, &other, damage, &shared)];
     for place in [one, two] {
         std::fs::remove_dir_all(place).unwrap();
     }

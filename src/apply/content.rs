@@ -1,4 +1,4 @@
-//! The content of files: written as it comes, with its checksum.
+//! Files: their content, written as it comes, with its checksum; their owner, xattrs, mode and times.
 
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
@@ -7,13 +7,96 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::error::Result;
+use crate::policy::Ownership;
+use crate::root::{Meta, NodeMeta, meta as fdmeta};
 use crate::tar::Region;
 
-use super::Data;
+use super::dirs::DirId;
 use super::journal::Sum;
-use super::lay::{Layer, call_failed};
+use super::lay::{Layer, call_failed, changed_meanwhile, owner_failed};
+use super::{Data, Warning, unheld};
 
 impl Layer<'_> {
+    #[expect(clippy::too_many_arguments, reason = "one file is all of these")]
+    pub(super) fn file<R: BufRead>(
+        &mut self,
+        parent: DirId,
+        name: &[u8],
+        size: u64,
+        sparse: Option<&[Region]>,
+        meta: &NodeMeta,
+        entry: &[u8],
+        data: &mut Data<'_, R>,
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<Option<Sum>> {
+        let dir = self.dirs.handle(parent)?;
+        let mode = self.open_mode(&meta.meta);
+        let fd = match dir.make_file(name, mode)? {
+            Some(fd) => fd,
+            None => {
+                self.duplicate(parent, &dir, name, entry, warn)?;
+                dir.make_file(name, mode)?.ok_or_else(|| changed_meanwhile(name))?
+            }
+        };
+        self.facts.inodes += 1;
+        let sum = self.write_data(&fd, size, sparse, data)?;
+        self.finish_fd(&fd, meta, mode, entry, warn)?;
+        Ok(sum)
+    }
+
+    /// Mode for `open`: what the entry wants, unless special bits or an owner change would lose it.
+    pub(super) fn open_mode(&self, meta: &Meta) -> u32 {
+        if self.owner_differs(meta) || meta.mode & 0o7000 != 0 { 0o600 } else { meta.mode }
+    }
+
+    pub(super) fn owner_differs(&self, meta: &Meta) -> bool {
+        self.options.ownership == Ownership::Keep && (meta.uid, meta.gid) != self.creator
+    }
+
+    /// Owner → xattrs → mode → times by descriptor (M1); `mode_now` is what `open` was asked for.
+    pub(super) fn finish_fd(
+        &mut self,
+        fd: &OwnedFd,
+        node: &NodeMeta,
+        mode_now: u32,
+        entry: &[u8],
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
+        let meta = &node.meta;
+        if self.owner_differs(meta) {
+            fdmeta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| owner_failed(meta, e))?;
+        } else {
+            self.count_squashed(meta, entry);
+        }
+        for (name, value) in &node.xattrs {
+            let result = fdmeta::set_xattr_fd(fd, name, value);
+            self.tolerate_xattr(result, name, value, entry, warn)?;
+        }
+        if !self.by_open(mode_now, meta) {
+            fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
+        }
+        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))?;
+        if unheld::rare_time(meta.mtime) {
+            let kept = fdmeta::mtime_fd(fd).map_err(|e| call_failed("fstat", e))?;
+            self.check_time(meta.mtime, kept, entry, warn);
+        }
+        Ok(())
+    }
+
+    /// Whether `open` with this mode gives a file the mode it is to have.
+    pub(super) fn by_open(&self, mode_now: u32, meta: &Meta) -> bool {
+        self.umask.is_some_and(|umask| mode_now & !umask == meta.mode)
+    }
+
+    pub(super) fn count_squashed(&mut self, meta: &Meta, entry: &[u8]) {
+        if self.options.ownership == Ownership::Squash && (meta.uid, meta.gid) != self.creator {
+            if self.squashed == 0 {
+                self.first_squashed = entry.to_vec();
+            }
+            self.squashed += 1;
+        }
+    }
+
     /// Writes an entry's data and returns its checksum, where that is wanted.
     pub(super) fn write_data<R: BufRead>(
         &mut self,
@@ -44,9 +127,14 @@ impl Layer<'_> {
         }
         Ok(self.options.sums.then(|| Sum(self.hasher.digest())))
     }
+
+    /// Returns how many entries were squashed, and the first of them.
+    pub(super) fn squashed(&self) -> (u64, &[u8]) {
+        (self.squashed, &self.first_squashed)
+    }
 }
 
-fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
+pub(super) fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(fd, bytes) {
             Ok(0) => return Err(call_failed("write", Errno::IO)),

@@ -16,6 +16,13 @@ use super::plan::LiteralPath;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DirId(u32);
 
+impl DirId {
+    /// Returns which of `count` shares this directory belongs to.
+    pub fn shard(self, count: usize) -> usize {
+        self.0 as usize % count.max(1)
+    }
+}
+
 /// The layer's root.
 pub const ROOT: DirId = DirId(0);
 

@@ -93,7 +93,9 @@ impl Marker {
 impl Layer<'_> {
     /// Ends the layer: marks, then directories' metadata, deepest first.
     pub(super) fn finish(mut self, warn: &mut dyn FnMut(Warning)) -> Result<LayerFacts> {
+        self.settle()?;
         self.settle_aufs(warn)?;
+        self.oddities.drain(..).for_each(&mut *warn);
         let stashed = self.stashed_any();
         let mut unmade = std::mem::take(&mut self.unmade);
         unmade.retain(|(parent, _)| !self.dirs.gone(*parent));

@@ -3,21 +3,21 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::BufRead;
-use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, ErrorKind, Result, escape};
-use crate::policy::Ownership;
-use crate::root::{Dir, Kind, Meta, NodeMeta, ReadLink, meta as fdmeta};
-use crate::tar::{Region, Timestamp};
+use crate::root::{Dir, Kind, Meta, NodeMeta, ReadLink};
+use crate::tar::Timestamp;
 
+use super::behind::Note;
 use super::dirs::{DirId, Dirs, ROOT};
 use super::facts::{LayerFacts, RootMeta};
-use super::journal::{RecordRef, Sum, Writer};
+use super::journal::{RecordRef, Writer};
 use super::links::{AufsFile, EarlyAufsLink};
 use super::plan::{Action, LiteralPath, Node};
+use super::writers::Crew;
 use super::{ApplyOptions, Data, Target, Warning, check_depth, check_implied, unheld};
 
 /// Symlinks expanded in one walk before it is refused (S12).
@@ -34,21 +34,29 @@ pub(super) struct Layer<'o> {
     pub(super) aufs: HashMap<Vec<u8>, AufsFile>,
     pub(super) early_aufs: Vec<EarlyAufsLink>,
     pub(super) journal: Writer<File>,
+    /// Small files that threads make, and what is to be recorded behind them.
+    pub(super) crew: Crew<Note>,
+    /// What to warn of since the last entry.
+    pub(super) oddities: Vec<Warning>,
+    /// Offset of the entry at hand.
+    pub(super) offset: u64,
+    /// A file under way could not be made: nothing else is the reason of what fails now.
+    pub(super) broken: bool,
     pub(super) facts: LayerFacts,
     pub(super) whiteouts: u64,
     pub(super) opaques: u64,
     /// Names of devices that could not be made here: they hide what lower layers have all the same (R2).
     pub(super) unmade: BTreeSet<(DirId, Vec<u8>)>,
-    last_parent: Option<(LiteralPath, DirId)>,
+    pub(super) last_parent: Option<(LiteralPath, DirId)>,
     /// Owner that the kernel gives to what this process makes.
-    creator: (u32, u32),
-    umask: Option<u32>,
-    squashed: u64,
+    pub(super) creator: (u32, u32),
+    pub(super) umask: Option<u32>,
+    pub(super) squashed: u64,
     pub(super) hasher: Xxh3,
     /// Namespaces of xattrs that this place refused, and how many more of each after the one told about (M19).
     pub(super) refused_xattrs: Vec<(Vec<u8>, u64)>,
     /// The first entry that was squashed.
-    first_squashed: Vec<u8>,
+    pub(super) first_squashed: Vec<u8>,
     /// Files with as many names as the file system allows: where the copy is that takes the next ones (L12).
     pub(super) overflow: HashMap<(u64, u64), LiteralPath>,
     /// Names so far, with `strict` only.
@@ -66,6 +74,10 @@ impl<'o> Layer<'o> {
             aufs: HashMap::new(),
             early_aufs: Vec::new(),
             journal: Writer::new(target.journal)?,
+            crew: Crew::new(&options.writers, &options.trace),
+            oddities: Vec::new(),
+            offset: 0,
+            broken: false,
             facts: LayerFacts::default(),
             whiteouts: 0,
             opaques: 0,
@@ -91,6 +103,19 @@ impl<'o> Layer<'o> {
         data: &mut Data<'_, R>,
         warn: &mut dyn FnMut(Warning),
     ) -> Result<()> {
+        let done = self.run_one(action, mtime, name, data, warn);
+        self.oddities.drain(..).for_each(warn);
+        done
+    }
+
+    fn run_one<R: BufRead>(
+        &mut self,
+        action: Action,
+        mtime: Timestamp,
+        name: &[u8],
+        data: &mut Data<'_, R>,
+        warn: &mut dyn FnMut(Warning),
+    ) -> Result<()> {
         match action {
             Action::Skip => Ok(()),
             Action::Root(node) => {
@@ -106,14 +131,18 @@ impl<'o> Layer<'o> {
             }
             Action::Whiteout { parent, name } => {
                 self.whiteouts += 1;
-                self.journal.push(RecordRef::Whiteout { parent: &parent, name: &name })
+                self.record(RecordRef::Whiteout { parent: &parent, name: &name })
             }
             Action::Opaque { dir } => {
                 self.opaques += 1;
+                self.settle()?;
                 self.opaque_over_own_file(&dir, mtime)?;
-                self.journal.push(RecordRef::Opaque { dir: &dir, mtime })
+                self.record(RecordRef::Opaque { dir: &dir, mtime })
             }
-            Action::AufsStash(name) => self.aufs_stash(name, data),
+            Action::AufsStash(name) => {
+                self.settle()?;
+                self.aufs_stash(name, data)
+            }
             Action::Make { path, node, meta } => self.make(path, node, meta, name, data, warn),
         }
     }
@@ -137,6 +166,7 @@ impl<'o> Layer<'o> {
             }
         }
         if let Node::HardLink(target) = &node {
+            self.settle()?;
             return self.hard_link(&path, target, &meta, name, warn);
         }
         let parent = match self.parent_for(&parent_path, &meta.meta) {
@@ -144,14 +174,24 @@ impl<'o> Layer<'o> {
             other => other?,
         };
         let placed = self.dirs.path(parent).join(last);
+        if self.crew.has(parent, last) || self.crew.is_full() {
+            self.settle()?;
+        }
         let node = match node {
-            Node::AufsLink(stored) => return self.aufs_link(&path, parent, last, &stored, meta, name, warn),
+            Node::AufsLink(stored) => {
+                self.settle()?;
+                return self.aufs_link(&path, parent, last, &stored, meta, name, warn);
+            }
             other => other,
         };
         let mut sum = None;
         match &node {
             Node::Directory => self.directory(parent, last, &meta, name, warn)?,
             Node::File { size, sparse } => {
+                let plain = self.plain(*size, sparse.as_deref(), &meta);
+                if plain && self.crew_takes(parent, last, *size)? {
+                    return self.hand_over(parent, placed, path, node, meta, name, data);
+                }
                 sum = self.file(parent, last, *size, sparse.as_deref(), &meta, name, data, warn)?;
             }
             Node::Symlink(_) | Node::CharDevice(..) | Node::BlockDevice(..) | Node::Fifo => {
@@ -162,19 +202,13 @@ impl<'o> Layer<'o> {
         if placed.is_root() {
             return Ok(());
         }
-        let unmade = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..)) && self.options.skip_devices;
-        self.journal.push(RecordRef::Make {
-            path: &path,
-            placed: Some(&placed),
-            source: None,
-            node: &node,
-            meta: &meta,
-            sum,
-        })?;
-        if unmade {
-            self.journal.push(RecordRef::Removed { placed: &placed })?;
+        let device = matches!(node, Node::CharDevice(..) | Node::BlockDevice(..));
+        let unmade = (device && self.options.skip_devices).then(|| placed.clone());
+        self.note(Note { path, placed, node, meta, sum, file: None })?;
+        match unmade {
+            Some(placed) => self.record(RecordRef::Removed { placed: &placed }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Returns the directory at the literal path `path`, making what is missing (spec-notes, phase 2, *Parent*).
@@ -194,6 +228,8 @@ impl<'o> Layer<'o> {
     }
 
     fn walk(&mut self, path: &LiteralPath, implied_by: &Meta) -> Result<DirId> {
+        // It looks at names, and whoever implies a directory replaces what is there.
+        self.settle()?;
         let mut here = ROOT;
         let mut links = 0;
         // Components still to go, the next one last.
@@ -271,12 +307,21 @@ impl<'o> Layer<'o> {
     /// Whether a refusal could be a mistake: with the layers below the name may lead elsewhere. Memory is used up wherever
     /// it leads.
     pub(super) fn may_be_wrong(&self, e: &Error) -> bool {
-        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit) && self.doubtful() && !self.dirs.memory.is_over()
+        matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Limit)
+            && self.doubtful()
+            && !self.broken
+            && !self.dirs.memory.is_over()
     }
 
     /// Removes what is at `name`, keeping it in the stash where a replay over lower layers may still need it. Returns whether
     /// it was no directory: it took the place of whatever lower layers have there, so a directory that follows is opaque.
     fn displace(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<bool> {
+        self.settle()?;
+        self.displace_now(parent, dir, name)
+    }
+
+    /// As [`Layer::displace`], with nothing before it that is not settled.
+    pub(super) fn displace_now(&mut self, parent: DirId, dir: &Dir, name: &[u8]) -> Result<bool> {
         self.last_parent = None;
         let known = self.dirs.child(parent, name);
         if let Some(id) = known {
@@ -359,7 +404,7 @@ impl<'o> Layer<'o> {
     }
 
     fn twice(&self, entry: &[u8], warn: &mut dyn FnMut(Warning)) {
-        warn(Warning::new("duplicate", entry, "name appears twice; the last entry wins"));
+        warn(twice(entry));
     }
 
     pub(super) fn duplicate(
@@ -372,82 +417,6 @@ impl<'o> Layer<'o> {
     ) -> Result<bool> {
         self.twice(entry, warn);
         self.displace(parent, dir, name)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one file is all of these")]
-    fn file<R: BufRead>(
-        &mut self,
-        parent: DirId,
-        name: &[u8],
-        size: u64,
-        sparse: Option<&[Region]>,
-        meta: &NodeMeta,
-        entry: &[u8],
-        data: &mut Data<'_, R>,
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<Option<Sum>> {
-        let dir = self.dirs.handle(parent)?;
-        let mode = self.open_mode(&meta.meta);
-        let fd = match dir.make_file(name, mode)? {
-            Some(fd) => fd,
-            None => {
-                self.duplicate(parent, &dir, name, entry, warn)?;
-                dir.make_file(name, mode)?.ok_or_else(|| changed_meanwhile(name))?
-            }
-        };
-        self.facts.inodes += 1;
-        let sum = self.write_data(&fd, size, sparse, data)?;
-        self.finish_fd(&fd, meta, mode, entry, warn)?;
-        Ok(sum)
-    }
-
-    /// Mode for `open`: what the entry wants, unless special bits or an owner change would lose it.
-    fn open_mode(&self, meta: &Meta) -> u32 {
-        if self.owner_differs(meta) || meta.mode & 0o7000 != 0 { 0o600 } else { meta.mode }
-    }
-
-    fn owner_differs(&self, meta: &Meta) -> bool {
-        self.options.ownership == Ownership::Keep && (meta.uid, meta.gid) != self.creator
-    }
-
-    /// Owner → xattrs → mode → times by descriptor (M1); `mode_now` is what `open` was asked for.
-    pub(super) fn finish_fd(
-        &mut self,
-        fd: &OwnedFd,
-        node: &NodeMeta,
-        mode_now: u32,
-        entry: &[u8],
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
-        let meta = &node.meta;
-        if self.owner_differs(meta) {
-            fdmeta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| owner_failed(meta, e))?;
-        } else {
-            self.count_squashed(meta, entry);
-        }
-        for (name, value) in &node.xattrs {
-            let result = fdmeta::set_xattr_fd(fd, name, value);
-            self.tolerate_xattr(result, name, value, entry, warn)?;
-        }
-        let by_open = self.umask.is_some_and(|umask| mode_now & !umask == meta.mode);
-        if !by_open {
-            fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
-        }
-        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))?;
-        if unheld::rare_time(meta.mtime) {
-            let kept = fdmeta::mtime_fd(fd).map_err(|e| call_failed("fstat", e))?;
-            self.check_time(meta.mtime, kept, entry, warn);
-        }
-        Ok(())
-    }
-
-    pub(super) fn count_squashed(&mut self, meta: &Meta, entry: &[u8]) {
-        if self.options.ownership == Ownership::Squash && (meta.uid, meta.gid) != self.creator {
-            if self.squashed == 0 {
-                self.first_squashed = entry.to_vec();
-            }
-            self.squashed += 1;
-        }
     }
 
     /// Makes a symlink, device or pipe; a device that cannot be made here is skipped with a warning.
@@ -527,14 +496,13 @@ impl<'o> Layer<'o> {
         Ok(())
     }
 
-    /// Returns how many entries were squashed, and the first of them.
-    pub(super) fn squashed(&self) -> (u64, &[u8]) {
-        (self.squashed, &self.first_squashed)
-    }
-
     pub(super) fn stashed_any(&self) -> bool {
         self.stashed > self.aufs.len() as u64
     }
+}
+
+pub(super) fn twice(entry: &[u8]) -> Warning {
+    Warning::new("duplicate", entry, "name appears twice; the last entry wins")
 }
 
 /// Refuses a walk that met more than [`MAX_SYMLINKS`] symlinks.

@@ -51,19 +51,13 @@ impl Layer<'_> {
         meta: &NodeMeta,
         data: &mut Data<'_, R>,
     ) -> Result<()> {
+        self.settle()?;
         self.facts.late_links += 1;
         if let Node::AufsLink(stored) = &node {
             return self.unplaced_aufs(path, stored, meta);
         }
         let Node::File { size, sparse } = &node else {
-            return self.journal.push(RecordRef::Make {
-                path,
-                placed: None,
-                source: None,
-                node: &node,
-                meta,
-                sum: None,
-            });
+            return self.record(RecordRef::Make { path, placed: None, source: None, node: &node, meta, sum: None });
         };
         self.stashed += 1;
         let number = self.stashed;
@@ -72,8 +66,8 @@ impl Layer<'_> {
         let sum = self.write_data(&fd, *size, sparse.as_deref(), data)?;
         // A place that no entry can have: the stash takes it over at once.
         let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
-        self.journal.push(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta, sum })?;
-        self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
+        self.record(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta, sum })?;
+        self.record(RecordRef::Stashed { placed: &nowhere, number })
     }
 
     /// As [`Layer::unplaced`], for a link to what AUFS kept aside: the stash gets one more name for it.
@@ -89,15 +83,8 @@ impl Layer<'_> {
             return Err(changed_meanwhile(&name));
         }
         let nowhere = LiteralPath::from_clean([b"\0", &name[..]].concat());
-        self.journal.push(RecordRef::Make {
-            path,
-            placed: Some(&nowhere),
-            source: None,
-            node: &node,
-            meta,
-            sum: None,
-        })?;
-        self.journal.push(RecordRef::Stashed { placed: &nowhere, number })
+        self.record(RecordRef::Make { path, placed: Some(&nowhere), source: None, node: &node, meta, sum: None })?;
+        self.record(RecordRef::Stashed { placed: &nowhere, number })
     }
 
     fn early_aufs(&mut self, path: &LiteralPath, stored: &[u8], meta: NodeMeta, entry: &[u8]) -> Result<()> {
@@ -129,14 +116,7 @@ impl Layer<'_> {
         let (parent, target_dir) = match found {
             Err(e) if self.may_be_wrong(&e) => {
                 self.facts.late_links += 1;
-                return self.journal.push(RecordRef::Make {
-                    path,
-                    placed: None,
-                    source: None,
-                    node: &node,
-                    meta,
-                    sum: None,
-                });
+                return self.record(RecordRef::Make { path, placed: None, source: None, node: &node, meta, sum: None });
             }
             other => other?,
         };
@@ -150,27 +130,13 @@ impl Layer<'_> {
         let Some((source_id, source_dir, st)) = source else {
             // Perhaps a lower layer has it, perhaps it comes later: settled with the layers below.
             self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make {
-                path,
-                placed: None,
-                source: None,
-                node: &node,
-                meta,
-                sum: None,
-            });
+            return self.record(RecordRef::Make { path, placed: None, source: None, node: &node, meta, sum: None });
         };
         let found = self.dirs.path(source_id).join(target_name);
         if st.kind == Kind::Directory && self.doubtful() {
             // It may be there only because nobody described it, and be something else in the layers below.
             self.facts.late_links += 1;
-            return self.journal.push(RecordRef::Make {
-                path,
-                placed: None,
-                source: None,
-                node: &node,
-                meta,
-                sum: None,
-            });
+            return self.record(RecordRef::Make { path, placed: None, source: None, node: &node, meta, sum: None });
         }
         if st.kind == Kind::Directory {
             return Err(Error::new(
@@ -189,7 +155,7 @@ impl Layer<'_> {
                     if self.doubtful() {
                         // With the layers below the target may stand elsewhere.
                         self.facts.late_links += 1;
-                        return self.journal.push(RecordRef::Make {
+                        return self.record(RecordRef::Make {
                             path,
                             placed: None,
                             source: None,
@@ -222,14 +188,7 @@ impl Layer<'_> {
             self.link_metadata(&dir, last, &st, meta, entry, warn)?;
         }
         let placed = self.dirs.path(parent).join(last);
-        self.journal.push(RecordRef::Make {
-            path,
-            placed: Some(&placed),
-            source: Some(&found),
-            node: &node,
-            meta,
-            sum: None,
-        })
+        self.record(RecordRef::Make { path, placed: Some(&placed), source: Some(&found), node: &node, meta, sum: None })
     }
 
     /// Whether `id` is `above` or lies below it.
@@ -315,7 +274,7 @@ impl Layer<'_> {
         let fd = self.stash.make_file(file.as_bytes(), 0o600)?.ok_or_else(|| changed_meanwhile(&name))?;
         let size = data.left;
         let sum = self.write_data(&fd, size, None, data)?;
-        self.journal.push(RecordRef::Aside { number, size, sum })?;
+        self.record(RecordRef::Aside { number, size, sum })?;
         self.dirs.memory.add(2 * size_of::<(Vec<u8>, AufsFile)>() + name.len())?;
         if let Some(old) = self.aufs.insert(name, AufsFile { number, linked: false }) {
             self.stash.unlink(&old.in_stash())?;
@@ -351,14 +310,7 @@ impl Layer<'_> {
         let st = dir.stat(last)?.ok_or_else(|| changed_meanwhile(last))?;
         self.link_metadata(&dir, last, &st, &meta, entry, warn)?;
         let placed = self.dirs.path(parent).join(last);
-        self.journal.push(RecordRef::Make {
-            path,
-            placed: Some(&placed),
-            source: None,
-            node: &node,
-            meta: &meta,
-            sum: None,
-        })
+        self.record(RecordRef::Make { path, placed: Some(&placed), source: None, node: &node, meta: &meta, sum: None })
     }
 
     /// Makes the links that came before their source, then drops the sources: their content is in what linked to them.

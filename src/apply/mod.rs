@@ -11,6 +11,7 @@
 //!   (<https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts>).
 //! * Directories get their metadata last, deepest first; every other node as owner → xattrs → mode → times.
 
+mod behind;
 mod content;
 mod dirs;
 pub mod facts;
@@ -25,7 +26,10 @@ pub mod plan;
 mod tests;
 #[cfg(test)]
 mod tests_plan;
+#[cfg(test)]
+mod tests_writers;
 mod unheld;
+mod writers;
 
 use std::fs::File;
 use std::io::{BufRead, ErrorKind as IoErrorKind};
@@ -34,12 +38,14 @@ use crate::error::{Error, ErrorKind, Result, from_io};
 use crate::policy::{Limits, Ownership, WhiteoutForm};
 use crate::root::Dir;
 use crate::tar::{self, Parser, Step};
+use crate::trace::LayerTrace;
 
 pub use facts::{LayerFacts, RootMeta};
 pub(crate) use finish::{Marker, finish_root};
 pub(crate) use lay::{MAX_SYMLINKS, implied_meta, too_many_symlinks};
 pub use plan::{Action, LiteralPath, Node, PlanOptions, plan};
 pub(crate) use plan::{check_depth, check_implied};
+pub use writers::Writers;
 
 /// The entry of an eStargz layer that lists the others
 /// (<https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md>).
@@ -78,6 +84,10 @@ pub struct ApplyOptions {
     pub tolerate_xattrs: bool,
     /// The journal gets a checksum of each file's content, for those who will keep the directory and verify it later.
     pub sums: bool,
+    /// Who makes small files, while whoever called goes on reading; the tree and the journal are the same.
+    pub writers: Writers,
+    /// Records when those were at work.
+    pub trace: LayerTrace,
 }
 
 /// Where a layer goes: three places that belong to nobody else.
@@ -123,8 +133,15 @@ pub fn apply_layer<R: BufRead>(
     let entries = each_entry(input, parser, odd, check, &mut |entry, data, warn| {
         let (offset, name, mtime) = (entry.offset, entry.path.clone(), entry.mtime);
         let action = plan(entry, &options.plan, warn)?;
+        layer.offset = offset;
         layer.run(action, mtime, &name, data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))
-    })?;
+    });
+    let entries = match entries {
+        Ok(entries) => entries,
+        // What failed before it comes first, as without threads; who cancels does not wait for that.
+        Err(e) if e.kind() != ErrorKind::Cancelled => return Err(layer.settle().err().unwrap_or(e)),
+        Err(e) => return Err(e),
+    };
     let facts = layer.finish(warn)?;
     Ok(Applied { facts: LayerFacts { entries, ..facts } })
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use testkit::{DescribeOptions, EntrySpec, Tree, describe, dir, file, whiteout};
 
-use super::{ApplyOptions, LayerFacts, PlanOptions, Target, apply_layer};
+use super::{ApplyOptions, LayerFacts, PlanOptions, Target, Writers, apply_layer};
 use crate::policy::{Limits, Ownership, TreeOptions, WhiteoutForm, XattrFlavour};
 use crate::root::Dir;
+use crate::trace::LayerTrace;
 
 /// Lays a layer down and returns its directory as it stands on the disk; `None` where the tests cannot run.
 fn laid(layer: &[EntrySpec]) -> Option<(Tree, LayerFacts)> {
@@ -33,6 +34,8 @@ fn laid(layer: &[EntrySpec]) -> Option<(Tree, LayerFacts)> {
         ownership: Ownership::Keep,
         skip_devices: false,
         sums: false,
+        writers: Writers::default(),
+        trace: LayerTrace::default(),
         tolerate_xattrs: false,
     };
     let tar = testkit::layer(layer);
@@ -40,7 +43,7 @@ fn laid(layer: &[EntrySpec]) -> Option<(Tree, LayerFacts)> {
     Some((raw(&place.path().join("tree")), applied.facts))
 }
 
-fn raw(path: &Path) -> Tree {
+pub(super) fn raw(path: &Path) -> Tree {
     let everything = DescribeOptions { ignore_xattr: Box::new(|_| false), ..DescribeOptions::default() };
     describe(path, &everything).unwrap()
 }

@@ -133,6 +133,7 @@ impl Context {
             tree: self.global.tree(),
             resolver: None,
             jobs: self.global.jobs.unwrap_or(default.jobs),
+            writers: None,
             durable: !self.global.no_durable,
             cancel: self.signals.token().clone(),
             trace: Trace::default(),

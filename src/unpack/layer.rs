@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::apply::{ApplyOptions, LayerFacts, PlanOptions, Target, Warning, apply_layer};
+use crate::apply::{ApplyOptions, LayerFacts, PlanOptions, Target, Warning, Writers, apply_layer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::XattrFlavour;
 use crate::root::{Dir, Resolver};
@@ -31,6 +31,8 @@ pub(super) struct Bench<'a> {
     pub hashers: Hashers,
     /// How many threads may decompress parts of layers, of all layers together.
     pub decoders: Decoders,
+    /// How many threads may make small files, of all layers together.
+    pub writers: Writers,
 }
 
 /// Where one layer goes.
@@ -84,6 +86,7 @@ impl<'a> Bench<'a> {
             windows,
             hashers: Hashers::new(threads),
             decoders: Decoders::new(threads),
+            writers: options.writers.clone().unwrap_or_else(|| Writers::new(threads)),
         }
     }
 
@@ -142,6 +145,8 @@ impl<'a> Bench<'a> {
             skip_devices: user_namespace,
             tolerate_xattrs: user_namespace,
             sums: self.keeps,
+            writers: self.writers.clone(),
+            trace: self.options.trace.layer(index),
         };
         let mut warn = |warning: Warning| (self.events)(Event::Warning { layer: name.clone(), warning });
         let check = || match self.stop.load(Ordering::Relaxed) {

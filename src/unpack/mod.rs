@@ -20,6 +20,7 @@ mod tests_process;
 
 use std::path::Path;
 
+use crate::apply::Writers;
 use crate::cancel::CancelToken;
 use crate::digest::{BlobDigest, ChainId, DiffId, ImageId};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,6 +48,9 @@ pub struct Options {
     pub tree: TreeOptions,
     /// Layers at once; at least 1.
     pub jobs: usize,
+    /// Threads that make small files beside those that read archives, of all layers together; `None` goes by `jobs` and by the
+    /// CPUs there are.
+    pub writers: Option<Writers>,
     /// What is published, or unpacked, survives a loss of power once the call returned.
     pub durable: bool,
     /// Ends the work from outside.
@@ -64,6 +68,7 @@ impl Default for Options {
             limits: Limits::default(),
             tree: TreeOptions::default(),
             jobs: sys::available_cpus(),
+            writers: None,
             durable: true,
             cancel: CancelToken::new(),
             resolver: None,

@@ -28,11 +28,13 @@ impl Rng {
         (self.next() % n as u64) as usize
     }
 
-    fn percent(&mut self, p: usize) -> bool {
+    /// Returns true in `p` of 100 cases.
+    pub fn percent(&mut self, p: usize) -> bool {
         self.below(100) < p
     }
 
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    /// Returns one of `from`, which has some.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }

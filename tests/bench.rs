@@ -209,6 +209,7 @@ fn other_tools_run_in_turns_and_their_trees_are_compared() {
             assert!(pair[side]["peak_rss_bytes"].as_u64().unwrap() > 100 << 10);
         }
     }
+    assert_eq!(doc["durable"], false);
     let ratio = |field: &str| number(&rival[field]);
     assert!(ratio("ratio_min") <= ratio("ratio") && ratio("ratio") <= ratio("ratio_max"));
     let trees = &rival["trees"];
@@ -216,6 +217,35 @@ fn other_tools_run_in_turns_and_their_trees_are_compared() {
     // bsdtar leaves the whiteout as a file, and writes it into a directory whose time it then restores.
     assert_eq!(trees["counts"]["whiteout"], 1, "{trees}");
     assert!(rival["leaves_out"].as_str().unwrap().contains("digest"));
+}
+
+/// Counted, not timed: the run of ours and the file system that the other tool wrote to are synced.
+#[test]
+fn durable_runs_are_synced_and_so_is_what_other_tools_wrote() {
+    let test = "durable_runs_are_synced_and_so_is_what_other_tools_wrote";
+    if !root_or_skip(test) || !program_or_skip(test, "bsdtar") || !program_or_skip(test, "strace") {
+        return;
+    }
+    let place = Place::new();
+    let syncs = |options: &[&str]| -> usize {
+        let log = place.path("strace");
+        let output = std::process::Command::new("strace")
+            .args(["-f", "-e", "trace=syncfs", "-o"])
+            .arg(&log)
+            .arg(env!("CARGO_BIN_EXE_unply"))
+            .args(["--progress", "none", "bench", "oci:image:t", "--fs", "tmpfs", "--runs", "1", "--vs", "bsdtar"])
+            .args(options)
+            .current_dir(place.path("."))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said.contains("no syncs"), options.is_empty(), "{said}");
+        std::fs::read_to_string(log).unwrap().matches("syncfs(").count()
+    };
+    assert_eq!(syncs(&[]), 0);
+    // One for ours alone, one for ours and one for theirs in the pair.
+    assert!(syncs(&["--durable"]) >= 3);
 }
 
 #[test]

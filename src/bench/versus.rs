@@ -17,7 +17,9 @@ use super::process::{Used, pipeline};
 use super::tree::{Comparison, Form, Listing, list};
 use super::{BenchOptions, Spread};
 use crate::error::{Error, ErrorKind, Result};
+use crate::root::Dir;
 use crate::stream::Codec;
+use crate::sys::sync_fs;
 use crate::unpack::{Options, open_store, pull};
 
 /// A tool to compare with.
@@ -132,9 +134,9 @@ impl std::str::FromStr for Tool {
 /// How ours is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ours {
-    /// `pull --no-durable`: a directory for each layer.
+    /// `pull`: a directory for each layer.
     Pull,
-    /// `unpack --no-durable`: one directory.
+    /// `unpack`: one directory.
     Unpack,
 }
 
@@ -263,7 +265,10 @@ impl Course<'_> {
     fn ours(&self, ours: Ours) -> Result<Used> {
         let ground = self.ground()?;
         let mut command = Command::new(&self.versus.program);
-        command.args(&self.versus.options).arg("--no-durable").args(["--progress", "none"]);
+        command.args(&self.versus.options).args(["--progress", "none"]);
+        if !self.options.unpack.durable {
+            command.arg("--no-durable");
+        }
         command.arg("--root").arg(ground.path().join("store"));
         command.arg(ours.name()).arg(self.reference());
         if ours == Ours::Unpack {
@@ -291,16 +296,26 @@ impl Course<'_> {
         let ground = self.ground()?;
         let at = |name: &str| ground.path().join(name);
         let image = self.exported.dir();
+        // Opened before the first write, so that no error of writing back is missed.
+        let disk = Dir::open(ground.path())?;
+        let synced = |used: Used| -> Result<Used> {
+            if !self.options.unpack.durable {
+                return Ok(used);
+            }
+            let began = Instant::now();
+            sync_fs(&disk)?;
+            Ok(Used { wall_seconds: used.wall_seconds + began.elapsed().as_secs_f64(), ..used })
+        };
         let (used, trees) = match tool {
             Tool::IgzipTar | Tool::Bsdtar => {
                 let dirs = self.layer_dirs(&at("layers"))?;
-                (self.by_layer(tool, &dirs)?, dirs)
+                (synced(self.by_layer(tool, &dirs)?)?, dirs)
             }
             Tool::Umoci => {
                 let mut command = Command::new("umoci");
                 let source = format!("{}:{TAG}", image.display());
                 command.args(["raw", "unpack", "--image", &source]).arg(at("rootfs"));
-                (self.timed(vec![command])?, vec![at("rootfs")])
+                (synced(self.timed(vec![command])?)?, vec![at("rootfs")])
             }
             Tool::Skopeo => {
                 let mut command = Command::new("skopeo");
@@ -308,13 +323,13 @@ impl Course<'_> {
                 let mut target = OsString::from("dir:");
                 target.push(at("copy"));
                 command.arg(target);
-                (self.timed(vec![command])?, Vec::new())
+                (synced(self.timed(vec![command])?)?, Vec::new())
             }
             Tool::Containerd => {
                 let containerd = Containerd::start(ground.path(), &self.options.unpack.cancel)?;
                 containerd.import(&self.exported.archive()?)?;
                 let before = containerd.used()?;
-                let ctr = self.timed(vec![containerd.unpack(&self.exported.manifest)])?;
+                let ctr = synced(self.timed(vec![containerd.unpack(&self.exported.manifest)])?)?;
                 let after = containerd.used()?;
                 let used = Used { cpu_seconds: ctr.cpu_seconds - before.cpu_seconds, ..ctr }.and(after);
                 if compare {
@@ -334,12 +349,13 @@ impl Course<'_> {
                 }
                 let dir = |hex: String| at("store").join("layers").join(hex);
                 let dirs = self.exported.layers.iter().map(|layer| dir(layer.diff_id.hex())).collect();
-                (self.timed(vec![command])?, dirs)
+                (synced(self.timed(vec![command])?)?, dirs)
             }
         };
         if compare && !trees.is_empty() {
             self.compare(tool, &trees, known, comparison)?;
         }
+        drop(disk);
         ground.remove()?;
         Ok(used)
     }

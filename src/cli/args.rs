@@ -304,6 +304,9 @@ pub struct BenchArgs {
     /// oci-image[=DRIVER]
     #[arg(long = "vs", value_name = "TOOL", value_delimiter = ',', value_parser = tool)]
     pub versus: Vec<Tool>,
+    /// Count what makes it survive a loss of power: our syncs, and a `sync -f` behind every other tool
+    #[arg(long)]
+    pub durable: bool,
     /// Where each run writes: to a fresh tmpfs, a fresh ext4 with a journal in RAM, or a fresh directory of $TMPDIR
     /// [default: tmpfs where it can be mounted]
     #[arg(long, value_enum)]

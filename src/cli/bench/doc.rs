@@ -12,6 +12,8 @@ pub struct BenchDoc {
     pub fs: &'static str,
     pub runs: u32,
     pub jobs: usize,
+    /// Syncs are part of what was measured.
+    pub durable: bool,
     /// The library.
     pub inflate: &'static str,
     pub images: Vec<ImageDoc>,

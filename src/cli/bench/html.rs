@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::super::output::{human_bytes, printable};
 use super::doc::{BenchDoc, ImageDoc, RivalDoc, SpanDoc, StagesDoc};
-use super::text::{codec_word, place_words, rival_cells, short, stage_cells};
+use super::text::{codec_word, place_words, rival_cells, short, stage_cells, sync_words};
 use crate::trace::Stage;
 
 /// Makes the page.
@@ -16,12 +16,13 @@ pub fn render(doc: &BenchDoc) -> String {
     let _ = write!(
         out,
         "<h1>unply bench</h1>\n<p class=\"sub\">unply {}. Median of {} run(s), {} job(s), empty store {}, blobs in the page \
-         cache, gzip by {}, all digests verified, no syncs.</p>\n",
+         cache, gzip by {}, all digests verified, {}.</p>\n",
         env!("CARGO_PKG_VERSION"),
         doc.runs,
         doc.jobs,
         text(place_words(doc.fs)),
-        doc.inflate
+        doc.inflate,
+        sync_words(doc.durable)
     );
     for image in &doc.images {
         self::image(&mut out, image);

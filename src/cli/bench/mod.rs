@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::image::Reference;
 use crate::policy::{Limit, Limits, LowerSymlinks, RootEntry, Selinux};
 use crate::stream::INFLATED_BY;
+use crate::unpack::Options;
 
 pub fn bench(context: &Context, args: &BenchArgs) -> Result<()> {
     let references: Vec<Reference> = args.images.iter().map(|image| image.parse()).collect::<Result<_>>()?;
@@ -31,7 +32,8 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<()> {
         tools => Some(Versus { program: myself()?, options: passed_on(context), tools: tools.to_vec() }),
     };
     let stages = args.stages || page.is_some();
-    let options = BenchOptions { unpack: context.options(), runs: args.runs, place, stages, versus };
+    let unpack = Options { durable: args.durable, ..context.options() };
+    let options = BenchOptions { unpack, runs: args.runs, place, stages, versus };
     let tell = |text: &str| note(text);
     let mut images = Vec::new();
     for reference in &references {
@@ -50,7 +52,8 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<()> {
             images.push(ImageDoc::new(format!("synthetic:{}", shape.name()), &report));
         }
     }
-    let doc = BenchDoc { fs: place.name(), runs: args.runs, jobs: options.unpack.jobs, inflate: INFLATED_BY, images };
+    let (jobs, durable) = (options.unpack.jobs, options.unpack.durable);
+    let doc = BenchDoc { fs: place.name(), runs: args.runs, jobs, durable, inflate: INFLATED_BY, images };
     if let (Some((page, path)), Some(_)) = (page, &args.report) {
         finish_page(page, &path, &html::render(&doc))?;
     }

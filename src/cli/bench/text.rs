@@ -6,11 +6,12 @@ use crate::bench::Step;
 
 pub fn render(doc: &BenchDoc) -> String {
     let mut out = format!(
-        "median of {} run(s), -j {}, empty store {}, gzip by {}, all digests verified, no syncs\n",
+        "median of {} run(s), -j {}, empty store {}, gzip by {}, all digests verified, {}\n",
         doc.runs,
         doc.jobs,
         place_words(doc.fs),
-        doc.inflate
+        doc.inflate,
+        sync_words(doc.durable)
     );
     for image in &doc.images {
         out.push_str(&format!("\n{}\n", printable(&image.reference)));
@@ -23,6 +24,11 @@ pub fn render(doc: &BenchDoc) -> String {
         }
     }
     out
+}
+
+/// Says which syncs were measured.
+pub fn sync_words(durable: bool) -> &'static str {
+    if durable { "with all that makes it survive a loss of power" } else { "no syncs" }
 }
 
 /// Says where runs write.

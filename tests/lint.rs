@@ -106,6 +106,12 @@ fn blob(tar: Vec<u8>, blob: Vec<u8>, compression: Compression) -> Of {
     Of::Image(ImageSpec { layers: vec![spec], ..ImageSpec::default() })
 }
 
+/// A file and so many links to it, every other one to the link before.
+fn many_links(count: usize) -> Vec<EntrySpec> {
+    let target = |n: usize| if n.is_multiple_of(2) || n < 2 { "f".to_owned() } else { format!("l{}", n - 1) };
+    std::iter::once(file("f", "1")).chain((0..count).map(|n| hardlink(format!("l{n}"), target(n)))).collect()
+}
+
 fn usr() -> Vec<EntrySpec> {
     vec![dir("usr/"), dir("usr/lib/"), file("usr/lib/y", "y"), symlink("lib", "usr/lib")]
 }
@@ -171,6 +177,7 @@ fn images() -> Vec<(Code, &'static [Code], Of)> {
                 )
             }),
         ),
+        one(ManyLinks, &[], many_links(65_000)),
         one(SymlinkReplaced, &[], vec![symlink("s", "t"), dir("s/")]),
         two(ThroughLowerSymlink, &[], usr(), vec![file("lib/x", "")]),
         one(ThroughSymlink, &[], vec![dir("run/"), symlink("var", "/run"), file("var/x", "")]),
@@ -285,6 +292,8 @@ fn each_code_has_an_image_that_has_nothing_else() {
 /// Nothing of these is a finding: a check that speaks of everything is worth nothing.
 #[test]
 fn what_conforming_builders_write_gives_nothing() {
+    // As many names as ext4 holds.
+    assert_eq!(codes(&Of::Layers(vec![many_links(64_999)]).report()), BTreeSet::new());
     let lower = vec![dir("d/"), file("d/a", "a"), file("d/b", "b"), dir("e/"), file("e/x", ""), symlink("l", "d")];
     let upper = vec![
         dir("d/").mode(0o750).mtime(5),

@@ -162,6 +162,9 @@ codes! {
     LinkSize, "link-size", Info, "L10",
         "ignored, no data follows",
         "the same; only a PAX size is read differently, and refused here";
+    ManyLinks, "many-links", Info, "L12",
+        "linked as far as the file system allows; then one copy takes the further names, with a warning",
+        "ext4 holds 65,000 names of one inode; tools that only link fail there";
     SymlinkReplaced, "symlink-replaced", Ambiguous, "S5 D6 R-6",
         "the last entry wins, nothing follows the symlink; --strict refuses",
         "containerd, umoci: as here; Docker, podman refuse; CVE-2026-33056, CVE-2021-31566";

@@ -176,6 +176,9 @@ struct Layer {
     /// Sources of hard links that AUFS keeps aside, with a number each.
     aufs: HashMap<Vec<u8>, u64>,
     early_aufs: Vec<(LiteralPath, Vec<u8>, NodeMeta)>,
+    /// What each hard link leads to in the end, and how many do.
+    links: HashMap<LiteralPath, LiteralPath>,
+    linked: HashMap<LiteralPath, u64>,
     refusal: Option<Error>,
     last: Vec<u8>,
 }
@@ -196,6 +199,8 @@ impl Layer {
             marks: Marks::default(),
             aufs: HashMap::new(),
             early_aufs: Vec::new(),
+            links: HashMap::new(),
+            linked: HashMap::new(),
             refusal: None,
             last: Vec::new(),
         })
@@ -396,6 +401,9 @@ impl Layer {
             self.findings.add(code, path.as_bytes(), detail);
             self.marks.repeated.insert(path.clone());
         }
+        if let Node::HardLink(target) = &node {
+            self.link(&path, target)?;
+        }
         if let Node::AufsLink(stored) = node {
             self.made.insert(path.clone(), made);
             return self.aufs_link(path, stored, meta);
@@ -409,6 +417,20 @@ impl Layer {
             sum: None,
         })?;
         self.made.insert(path, made);
+        Ok(())
+    }
+
+    /// Counts the names of one file; a link to a link is one more of them.
+    fn link(&mut self, path: &LiteralPath, target: &LiteralPath) -> Result<()> {
+        let target = self.links.get(target).unwrap_or(target).clone();
+        self.remember((path.as_bytes().len() + 2 * target.as_bytes().len()) as u64)?;
+        let links = self.linked.entry(target.clone()).or_default();
+        *links += 1;
+        if *links == EXT4_LINKS {
+            let detail = format!("more than {EXT4_LINKS} names of \"{}\"", escape(target.as_bytes()));
+            self.findings.add(Code::ManyLinks, path.as_bytes(), detail);
+        }
+        self.links.insert(path.clone(), target);
         Ok(())
     }
 
@@ -534,6 +556,9 @@ const PATH_MAX: usize = 4095;
 const MAX_EXT4_TIME: i64 = 15_032_385_535;
 /// What ext4 holds for one file with blocks of 4 KiB, about.
 const EXT4_XATTRS: usize = 4_000;
+
+/// Names of one inode that ext4 holds.
+const EXT4_LINKS: u64 = 65_000;
 
 /// Returns the name as findings show it.
 fn shown(path: &LiteralPath) -> &[u8] {

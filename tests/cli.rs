@@ -473,6 +473,20 @@ fn an_archive_on_standard_input_in_whatever_order() {
     }
 }
 
+/// The same, though whoever runs the tests ignores signals, as a shell does for its jobs in the background.
+fn heeding_signals(command: &Command) -> Command {
+    let mut out = Command::new("env");
+    out.arg("--default-signal=INT,TERM").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => out.env(name, value),
+            None => out.env_remove(name),
+        };
+    }
+    command.get_current_dir().map(|dir| out.current_dir(dir));
+    out
+}
+
 #[test]
 fn a_signal_ends_a_stalled_run_and_leaves_nothing() {
     if !root_or_skip("a_signal_ends_a_stalled_run_and_leaves_nothing") {
@@ -483,7 +497,7 @@ fn a_signal_ends_a_stalled_run_and_leaves_nothing() {
         for (command, half) in [("unpack", true), ("unpack", false), ("pull", true)] {
             let place = Place::new();
             let (input, writer): (_, PipeWriter) = std::io::pipe().unwrap();
-            let mut command_line = place.command();
+            let mut command_line = heeding_signals(&place.command());
             command_line.args([command, "-"]).args((command == "unpack").then_some("rootfs"));
             let child = command_line
                 .args(["--json", "--progress", "plain"])

@@ -187,6 +187,19 @@ fn what_follows_a_file_under_way_sees_it() {
     }
 }
 
+/// What is used again is used again: a batch for each time that everything is waited for would be memory without bound.
+#[test]
+fn waiting_for_everything_again_and_again_changes_nothing() {
+    let each = |n: usize| {
+        let file = |k: usize| file(format!("d{}/{n}-{k}", (n + k) % 5), "x".repeat(n % 700));
+        [file(0), file(1), file(2), file(3), hardlink(format!("link{n}"), format!("d{}/{n}-0", n % 5))]
+    };
+    let layer: Vec<EntrySpec> = (0..500).flat_map(each).collect();
+    for files in [1, 2, 32] {
+        same(&testkit::layer(&layer), 3, files).unwrap();
+    }
+}
+
 #[test]
 fn an_archive_cut_off_anywhere_gives_the_same_error() {
     let tar = testkit::layer(&busy(3, 120));

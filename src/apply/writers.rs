@@ -214,7 +214,7 @@ pub(super) struct Crew<T> {
     trace: LayerTrace,
     hands: Vec<Hand>,
     /// Batches that are filled, by directory.
-    open: [Batch; MOST],
+    open: Vec<Batch>,
     spare: Vec<Batch>,
     row: VecDeque<Place<T>>,
     /// Number of the first in the row.
@@ -240,7 +240,7 @@ impl<T> Crew<T> {
             writers: writers.clone(),
             trace: trace.clone(),
             hands: Vec::new(),
-            open: std::array::from_fn(|_| Batch::default()),
+            open: (0..MOST).map(|_| Batch::default()).collect(),
             spare: Vec::new(),
             row: VecDeque::new(),
             first: 0,
@@ -328,13 +328,12 @@ impl<T> Crew<T> {
 
     /// Waits until it is known of each in the row what came of it, making what nobody has begun.
     pub(super) fn hurry(&mut self) -> Result<()> {
-        for shard in 0..self.open.len() {
-            if let Some(mut batch) = self.open.get_mut(shard).map(std::mem::take).filter(|batch| !batch.jobs.is_empty())
-            {
-                batch.run();
-                self.absorb(batch);
-            }
+        let mut open = std::mem::take(&mut self.open);
+        for batch in &mut open {
+            batch.run();
+            self.absorb(batch);
         }
+        self.open = open;
         while self.out > 0 {
             let back = self.returns.1.recv().ok().flatten();
             self.returned(back)?;
@@ -344,7 +343,11 @@ impl<T> Crew<T> {
 
     fn returned(&mut self, back: Option<Batch>) -> Result<()> {
         match back {
-            Some(batch) => self.absorb(batch),
+            Some(mut batch) => {
+                self.absorb(&mut batch);
+                self.spare.push(batch);
+                debug_assert!(self.spare.len() <= MOST * (QUEUE + 2), "batches are used again");
+            }
             // Whoever waits for the others would wait for ever.
             None => (self.lost, self.out) = (true, 1),
         }
@@ -366,7 +369,8 @@ impl<T> Crew<T> {
         self.whole()
     }
 
-    fn absorb(&mut self, mut batch: Batch) {
+    /// Notes what came of each file of a batch, and empties it.
+    fn absorb(&mut self, batch: &mut Batch) {
         for job in batch.jobs.drain(..) {
             let part = |range: &Range<usize>| batch.bytes.get(range.clone()).unwrap_or_default();
             self.names.remove(&self.hash.hash_one((job.parent, part(&job.name))));
@@ -383,7 +387,6 @@ impl<T> Crew<T> {
         }
         batch.bytes.clear();
         batch.dirs.clear();
-        self.spare.push(batch);
     }
 
     /// Gives a batch to a thread; `false` where each has enough to do.

@@ -57,7 +57,7 @@ impl Layer<'_> {
     }
 
     /// Whether a file has nothing that only the thread at hand can judge.
-    pub(super) fn plain(&self, size: u64, sparse: Option<&[Region]>, meta: &NodeMeta) -> bool {
+    pub(super) fn is_plain(&self, size: u64, sparse: Option<&[Region]>, meta: &NodeMeta) -> bool {
         self.crew.wants(size) && sparse.is_none() && meta.xattrs.is_empty() && !unheld::rare_time(meta.meta.mtime)
     }
 
@@ -83,13 +83,7 @@ impl Layer<'_> {
         entry: &[u8],
         data: &mut Data<'_, R>,
     ) -> Result<()> {
-        let open_mode = self.open_mode(&meta.meta);
-        let owner = self.owner_differs(&meta.meta);
-        if !owner {
-            self.count_squashed(&meta.meta, entry);
-        }
-        let chmod = !self.by_open(open_mode, &meta.meta);
-        let plain = Plain { open_mode, owner, chmod, meta: meta.meta, sum: self.options.sums };
+        let plain = self.plain(&meta.meta, self.open_mode(&meta.meta), entry);
         let under_way = UnderWay { parent, plain, entry: entry.to_vec(), offset: self.offset };
         let dir = self.dirs.handle(parent)?;
         let name = placed.split_last().map(|(_, name)| name.to_vec()).unwrap_or_default();

@@ -13,7 +13,8 @@ use crate::tar::Region;
 
 use super::dirs::DirId;
 use super::journal::Sum;
-use super::lay::{Layer, call_failed, changed_meanwhile, owner_failed};
+use super::lay::{Layer, call_failed, changed_meanwhile};
+use super::writers::Plain;
 use super::{Data, Warning, unheld};
 
 impl Layer<'_> {
@@ -63,19 +64,12 @@ impl Layer<'_> {
         warn: &mut dyn FnMut(Warning),
     ) -> Result<()> {
         let meta = &node.meta;
-        if self.owner_differs(meta) {
-            fdmeta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| owner_failed(meta, e))?;
-        } else {
-            self.count_squashed(meta, entry);
-        }
-        for (name, value) in &node.xattrs {
-            let result = fdmeta::set_xattr_fd(fd, name, value);
-            self.tolerate_xattr(result, name, value, entry, warn)?;
-        }
-        if !self.by_open(mode_now, meta) {
-            fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
-        }
-        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))?;
+        self.plain(meta, mode_now, entry).finish(fd, || {
+            node.xattrs.iter().try_for_each(|(name, value)| {
+                let result = fdmeta::set_xattr_fd(fd, name, value);
+                self.tolerate_xattr(result, name, value, entry, warn)
+            })
+        })?;
         if unheld::rare_time(meta.mtime) {
             let kept = fdmeta::mtime_fd(fd).map_err(|e| call_failed("fstat", e))?;
             self.check_time(meta.mtime, kept, entry, warn);
@@ -83,9 +77,14 @@ impl Layer<'_> {
         Ok(())
     }
 
-    /// Whether `open` with this mode gives a file the mode it is to have.
-    pub(super) fn by_open(&self, mode_now: u32, meta: &Meta) -> bool {
-        self.umask.is_some_and(|umask| mode_now & !umask == meta.mode)
+    /// What is left to do for a file that `open` makes with `open_mode`; counts an owner that cannot be set.
+    pub(super) fn plain(&mut self, meta: &Meta, open_mode: u32, entry: &[u8]) -> Plain {
+        let owner = self.owner_differs(meta);
+        if !owner {
+            self.count_squashed(meta, entry);
+        }
+        let by_open = self.umask.is_some_and(|umask| open_mode & !umask == meta.mode);
+        Plain { open_mode, owner, chmod: !by_open, meta: *meta, sum: self.options.sums }
     }
 
     pub(super) fn count_squashed(&mut self, meta: &Meta, entry: &[u8]) {

@@ -103,19 +103,6 @@ impl<'o> Layer<'o> {
         data: &mut Data<'_, R>,
         warn: &mut dyn FnMut(Warning),
     ) -> Result<()> {
-        let done = self.run_one(action, mtime, name, data, warn);
-        self.oddities.drain(..).for_each(warn);
-        done
-    }
-
-    fn run_one<R: BufRead>(
-        &mut self,
-        action: Action,
-        mtime: Timestamp,
-        name: &[u8],
-        data: &mut Data<'_, R>,
-        warn: &mut dyn FnMut(Warning),
-    ) -> Result<()> {
         match action {
             Action::Skip => Ok(()),
             Action::Root(node) => {
@@ -188,7 +175,7 @@ impl<'o> Layer<'o> {
         match &node {
             Node::Directory => self.directory(parent, last, &meta, name, warn)?,
             Node::File { size, sparse } => {
-                let plain = self.plain(*size, sparse.as_deref(), &meta);
+                let plain = self.is_plain(*size, sparse.as_deref(), &meta);
                 if plain && self.crew_takes(parent, last, *size)? {
                     return self.hand_over(parent, placed, path, node, meta, name, data);
                 }

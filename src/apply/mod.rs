@@ -134,7 +134,9 @@ pub fn apply_layer<R: BufRead>(
         let (offset, name, mtime) = (entry.offset, entry.path.clone(), entry.mtime);
         let action = plan(entry, &options.plan, warn)?;
         layer.offset = offset;
-        layer.run(action, mtime, &name, data, warn).map_err(|e| e.with_entry(&name).with_offset(offset))
+        let done = layer.run(action, mtime, &name, data, warn);
+        layer.oddities.drain(..).for_each(warn);
+        done.map_err(|e| e.with_entry(&name).with_offset(offset))
     });
     let entries = match entries {
         Ok(entries) => entries,

@@ -38,7 +38,12 @@ fn options(writers: Writers) -> ApplyOptions {
     }
 }
 
-fn lay_in(place: &Path, tar: &[u8], options: &ApplyOptions) -> Result<Laid, Error> {
+fn lay_in(
+    place: &Path,
+    tar: &[u8],
+    options: &ApplyOptions,
+    check: &dyn Fn() -> Result<(), Error>,
+) -> Result<Laid, Error> {
     let open = |name: &str| {
         std::fs::create_dir(place.join(name)).unwrap();
         Dir::open(&place.join(name)).unwrap()
@@ -51,7 +56,7 @@ fn lay_in(place: &Path, tar: &[u8], options: &ApplyOptions) -> Result<Laid, Erro
     };
     let mut warnings = Vec::new();
     let mut warn = |w: Warning| warnings.push((w.kind, w.path, w.detail));
-    let applied = apply_layer(&mut &tar[..], target, options, &mut warn, &|| Ok(()))?;
+    let applied = apply_layer(&mut &tar[..], target, options, &mut warn, check)?;
     // An oddity of a file under way is told when it is met.
     warnings.sort();
     let mut tree = raw(&place.join("tree"));
@@ -65,7 +70,7 @@ fn lay_in(place: &Path, tar: &[u8], options: &ApplyOptions) -> Result<Laid, Erro
 }
 
 fn lay(tar: &[u8], writers: &Writers) -> Result<Laid, Error> {
-    lay_in(tempfile::tempdir().unwrap().path(), tar, &options(writers.clone()))
+    lay_in(tempfile::tempdir().unwrap().path(), tar, &options(writers.clone()), &|| Ok(()))
 }
 
 /// Lays a layer down by one thread and by several, and checks that nobody could tell.
@@ -220,17 +225,13 @@ fn threads_come_with_the_first_full_batch_and_are_given_back() {
             Ok(())
         };
         let place = tempfile::tempdir().unwrap();
-        let open = |name: &str| Dir::open(place.path()).unwrap().new_dir(name.as_bytes(), 0o700).unwrap();
-        let journal = File::options().read(true).write(true).create_new(true).open(place.path().join("j")).unwrap();
-        let target = Target { tree: open("tree"), stash: open("stash"), journal };
-        let tar = testkit::layer(layer);
-        apply_layer(&mut &tar[..], target, &options(writers.clone()), &mut |_| {}, &check).unwrap();
+        lay_in(place.path(), &testkit::layer(layer), &options(writers.clone()), &check).unwrap();
         assert_eq!(writers.free(), 2);
         2 - seen.get()
     };
     let trace = Trace::begin();
     let options = ApplyOptions { trace: trace.layer(0), ..options(Writers::exactly(2, 4)) };
-    lay_in(tempfile::tempdir().unwrap().path(), &testkit::layer(&many), &options).unwrap();
+    lay_in(tempfile::tempdir().unwrap().path(), &testkit::layer(&many), &options, &|| Ok(())).unwrap();
     assert!(trace.spans().iter().any(|span| span.stage == Stage::Write), "{:?}", trace.spans());
     assert_eq!(busy(&few, 32), 0, "three files are nobody else's business");
     assert!(busy(&many, 4) >= 1);

@@ -19,19 +19,20 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher as _;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::root::{Dir, Meta};
+use crate::root::{Dir, Meta, meta as fdmeta};
 use crate::trace::{LayerTrace, Stage};
 
 use super::content::write_all;
 use super::dirs::DirId;
 use super::journal::Sum;
-use super::lay::call_failed;
+use super::lay::{call_failed, owner_failed};
 
 /// Threads that one layer may have: more than that and reading the archive is what takes longest.
 const MOST: usize = 3;
@@ -95,7 +96,7 @@ impl Writers {
     }
 }
 
-/// What a small file is made with; everything else is made by whoever reads the archive.
+/// What a file is made with, besides its content and xattrs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plain {
     /// What `open` is asked for.
@@ -110,24 +111,25 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    /// Makes a file; `None` where the name is taken. Owner → mode → times (M1).
+    /// Makes a file; `None` where the name is taken.
     pub(super) fn make(&self, dir: &Dir, name: &[u8], content: &[u8]) -> Result<Option<Option<Sum>>> {
         let Some(fd) = dir.make_file(name, self.open_mode)? else { return Ok(None) };
         write_all(&fd, content)?;
-        self.finish(&fd)?;
+        self.finish(&fd, || Ok(()))?;
         Ok(Some(self.sum.then(|| Sum(xxhash_rust::xxh3::xxh3_64(content)))))
     }
 
-    /// Gives an open file its owner, mode and times.
-    pub(super) fn finish(&self, fd: impl std::os::fd::AsFd + Copy) -> Result<()> {
+    /// Gives an open file its owner, whatever `xattrs` sets, its mode and its times, in the order that keeps all of them (M1).
+    pub(super) fn finish(&self, fd: &OwnedFd, xattrs: impl FnOnce() -> Result<()>) -> Result<()> {
         let meta = &self.meta;
         if self.owner {
-            crate::root::meta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| super::lay::owner_failed(meta, e))?;
+            fdmeta::set_owner_fd(fd, meta.uid, meta.gid).map_err(|e| owner_failed(meta, e))?;
         }
+        xattrs()?;
         if self.chmod {
-            crate::root::meta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
+            fdmeta::set_mode_fd(fd, meta.mode).map_err(|e| call_failed("fchmod", e))?;
         }
-        crate::root::meta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))
+        fdmeta::set_times_fd(fd, meta).map_err(|e| call_failed("futimens", e))
     }
 }
 
